@@ -1,0 +1,33 @@
+"""Why the supply side refuses or fails. Flat, one class per reason a caller tells apart."""
+
+
+class InstanceError(Exception):
+    """Base of everything the supply side raises on purpose; the message is one sentence for the user."""
+
+
+class ConfigurationError(InstanceError):
+    """Nothing was started: the user has to change something (exit code 2)."""
+
+
+class StartupError(InstanceError):
+    """The configuration is sound but this machine, now, cannot run it: lock held, port taken (exit code 1)."""
+
+
+class ModelError(ConfigurationError):
+    """The model file is missing, unreadable or not what its name says."""
+
+
+class QueueFull(InstanceError):
+    """Every slot is leased and the queue is at its limit."""
+
+
+class QueueTimeout(InstanceError):
+    """No slot came free within the wait the caller allowed."""
+
+
+class NoInstances(InstanceError):
+    """Every instance has failed for good; the message says why."""
+
+
+class ShuttingDown(InstanceError):
+    """The proxy is draining; nothing new is accepted."""

@@ -1,0 +1,139 @@
+"""Waiting for a slot: the asyncio shell around the pool.
+
+A lease is released exactly once: `Lease.release` may be called again and does nothing then. A client that leaves while its
+engine still computes calls `abandon`: the slot stays leased until the owner of the upstream has seen the engine idle.
+"""
+
+import asyncio
+from collections.abc import Hashable, Iterable, Set
+from typing import Protocol
+
+from slotproxy.instances.errors import InstanceError, QueueTimeout
+from slotproxy.instances.pool import NOBODY, Grant, Pool, Ticket
+from slotproxy.instances.upstream import Upstream
+
+
+class UpstreamOwner(Protocol):
+    """Who is told what requests learn about upstreams. Neither method may block or raise."""
+
+    def abandoned(self, lease: "Lease") -> None:
+        """The request ended before its answer did; the owner releases the lease once the engine is idle."""
+
+    def failed(self, upstream: Upstream, reason: str) -> None:
+        """A request found `upstream` dead, hung or talking nonsense; `reason` is one of relay's error kinds."""
+
+
+class Lease:
+    """One held slot."""
+
+    __slots__ = ("_leases", "streaming", "ticket", "upstream")
+
+    def __init__(self, leases: "Leases", ticket: Ticket, upstream: Upstream) -> None:
+        self._leases: Leases | None = leases
+        self.ticket = ticket
+        self.upstream = upstream
+        self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
+
+    def release(self) -> None:
+        leases, self._leases = self._leases, None
+        if leases is not None:
+            leases._leave(self.ticket, self.upstream)
+
+    def abandon(self) -> None:
+        """Give the slot up while the engine may still work on the request: its owner releases it."""
+        if self._leases is None:
+            return
+        self._leases.owner.abandoned(self)
+
+
+class _Unowned:
+    def abandoned(self, lease: Lease) -> None:
+        lease.release()
+
+    def failed(self, upstream: Upstream, reason: str) -> None:
+        pass
+
+
+class Leases:
+    """The one queue and every slot behind it."""
+
+    def __init__(self, pool: Pool[Upstream]) -> None:
+        self._pool = pool
+        self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
+        self._drained: dict[Upstream, asyncio.Event] = {}
+        self._refusal: InstanceError | None = None
+        self.owner: UpstreamOwner = _Unowned()
+
+    @property
+    def queued(self) -> int:
+        return self._pool.queued
+
+    @property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        return self._pool.members
+
+    def leased(self, upstream: Upstream) -> int:
+        return self._pool.leased(upstream)
+
+    def take(self, exclude: Set[Hashable] = NOBODY) -> Lease | None:
+        """A slot at once, or None. Raises the refusal in force."""
+        if self._refusal is not None:
+            raise self._refusal
+        grant = self._pool.take(exclude)
+        return None if grant is None else Lease(self, grant.ticket, grant.member)
+
+    async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY) -> Lease:
+        """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout or the refusal in force."""
+        if self._refusal is not None:
+            raise self._refusal
+        ticket, grants = self._pool.join(exclude)
+        granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        self._deliver(grants)
+        try:
+            async with asyncio.timeout(timeout):
+                upstream = await granted
+        except BaseException as error:
+            # Whatever ended the wait, a grant may have met it in the same tick: leaving returns that slot too.
+            self._deliver(self._pool.leave(ticket))
+            if isinstance(error, TimeoutError):
+                raise QueueTimeout from None
+            raise
+        finally:
+            del self._waiting[ticket]
+        return Lease(self, ticket, upstream)
+
+    def add(self, upstream: Upstream) -> None:
+        """Offer the slots of `upstream`."""
+        self._deliver(self._pool.add(upstream, upstream.slots))
+
+    def withdraw(self, upstream: Upstream) -> int:
+        """Lease `upstream` no more; return how many leases are still out."""
+        return self._pool.withdraw(upstream)
+
+    async def drained(self, upstream: Upstream) -> None:
+        """Return once no lease on `upstream` is out. Withdraw it first."""
+        while self._pool.leased(upstream):
+            await self._drained.setdefault(upstream, asyncio.Event()).wait()
+
+    def refuse(self, refusal: InstanceError) -> None:
+        """Until `accept`, every queued and every new request gets `refusal`."""
+        self._refusal = refusal
+        for waiter in self._waiting.values():
+            if not waiter.done():
+                waiter.set_exception(refusal)
+
+    def accept(self) -> None:
+        self._refusal = None
+
+    def _leave(self, ticket: Ticket, upstream: Upstream) -> None:
+        self._deliver(self._pool.leave(ticket))
+        if self._drained and not self._pool.leased(upstream):
+            event = self._drained.pop(upstream, None)
+            if event is not None:
+                event.set()
+
+    def _deliver(self, grants: Iterable[Grant[Upstream]]) -> None:
+        for grant in grants:
+            waiter = self._waiting[grant.ticket]
+            if not waiter.done():  # cancelled in this tick: its own `leave` returns the slot
+                waiter.set_result(grant.member)

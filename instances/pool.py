@@ -1,0 +1,124 @@
+"""Slots, the queue before them and the leases on them. Pure: callers do the waiting.
+
+State is three mappings: seats (who offers how many slots), leases (ticket to seat) and the queue (ticket to the members it
+will not take). Every method that can free or add a slot returns the grants that follow from it.
+"""
+
+import itertools
+from collections.abc import Hashable, Set
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from slotproxy.instances.errors import QueueFull
+from slotproxy.instances.routing import Policy, Seat, least_busy
+
+M = TypeVar("M", bound=Hashable)
+Ticket = int
+NOBODY: frozenset[Hashable] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(Generic[M]):
+    """`ticket` now holds one slot of `member`."""
+
+    ticket: Ticket
+    member: M
+
+
+class Pool(Generic[M]):
+    """No member is ever over its slots; first come, first served; nobody waits beside a slot it would take."""
+
+    def __init__(self, queue_limit: int, policy: Policy = least_busy) -> None:
+        self._queue_limit = queue_limit
+        self._policy = policy
+        self._seats: dict[M, Seat] = {}
+        self._leases: dict[Ticket, Seat] = {}
+        self._queue: dict[Ticket, Set[Hashable]] = {}
+        self._tickets = itertools.count(1)
+        self._grants = itertools.count(1)
+
+    def __repr__(self) -> str:
+        seats = ", ".join(f"{seat.member}={seat.leased}/{seat.slots}" for seat in self._seats.values())
+        return f"<Pool {seats or 'empty'}, {len(self._queue)} queued>"
+
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def members(self) -> tuple[M, ...]:
+        """Those that may be granted, in the order they were added."""
+        return tuple(self._seats)
+
+    def leased(self, member: M) -> int:
+        """Slots of `member` that are out, also after it was withdrawn."""
+        seat = self._seats.get(member)
+        if seat is not None:
+            return seat.leased
+        return sum(1 for held in self._leases.values() if held.member == member)
+
+    def take(self, exclude: Set[Hashable] = NOBODY) -> Grant[M] | None:
+        """A slot now, or None. Never overtakes a queued ticket."""
+        if self._queue:
+            return None
+        seat = self._pick(exclude)
+        return None if seat is None else self._grant(next(self._tickets), seat)
+
+    def join(self, exclude: Set[Hashable] = NOBODY) -> tuple[Ticket, list[Grant[M]]]:
+        """Stand in the queue for a slot of any member not in `exclude`.
+
+        Raises QueueFull when no slot is free and the queue is at its limit.
+        """
+        if len(self._queue) >= self._queue_limit and self._pick(exclude) is None:
+            raise QueueFull
+        ticket = next(self._tickets)
+        self._queue[ticket] = exclude
+        return ticket, self._assign()
+
+    def leave(self, ticket: Ticket) -> list[Grant[M]]:
+        """Return the slot, or give up waiting for one. Safe to call twice."""
+        if self._queue.pop(ticket, None) is not None:
+            return self._assign()
+        seat = self._leases.pop(ticket, None)
+        if seat is None:
+            return []
+        seat.leased -= 1
+        return self._assign() if self._queue else []
+
+    def add(self, member: M, slots: int = 1) -> list[Grant[M]]:
+        """Offer `slots` of `member`; leases it already has count."""
+        self._seats[member] = Seat(member, slots)
+        self._adopt(self._seats[member])
+        return self._assign()
+
+    def withdraw(self, member: M) -> int:
+        """Grant no more slots of `member`; return how many leases are still out."""
+        seat = self._seats.pop(member, None)
+        return self.leased(member) if seat is None else seat.leased
+
+    def _adopt(self, seat: Seat) -> None:
+        for ticket, held in self._leases.items():
+            if held.member == seat.member:
+                self._leases[ticket] = seat
+                seat.leased += 1
+
+    def _assign(self) -> list[Grant[M]]:
+        grants: list[Grant[M]] = []
+        for ticket, exclude in list(self._queue.items()):
+            seat = self._pick(exclude)
+            if seat is not None:
+                del self._queue[ticket]
+                grants.append(self._grant(ticket, seat))
+            elif not exclude:
+                break  # nobody behind can do better: this one takes any slot
+        return grants
+
+    def _pick(self, exclude: Set[Hashable]) -> Seat | None:
+        seats = [s for s in self._seats.values() if s.leased < s.slots and s.member not in exclude]
+        return self._policy(seats) if seats else None
+
+    def _grant(self, ticket: Ticket, seat: Seat) -> Grant[M]:
+        seat.leased += 1
+        seat.last_grant = next(self._grants)
+        self._leases[ticket] = seat
+        return Grant(ticket, seat.member)

@@ -1,0 +1,42 @@
+"""What the supply side is told, as frozen values. Pure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSpec:
+    """`--upstream URL[,slots=K][,key-env=VAR]`: a server that runs elsewhere."""
+
+    url: str
+    slots: int = 1
+    key_env: str | None = None  # name of the environment variable that holds its API key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLimit:
+    """`--memory-limit`: a share of the effective total, or a size. Exactly one is set."""
+
+    percent: float | None = None
+    size: int | None = None  # bytes
+
+    def within(self, total: int) -> int:
+        """The limit in bytes on a machine of `total` bytes."""
+        return self.size if self.size is not None else int(total * (self.percent or 0) / 100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupplySettings:
+    """Every choice of the user that concerns engines. `None` means: the profile's, or measured."""
+
+    model: Path | None  # None: no local instances, only upstreams
+    engine: str = "auto"  # profile name, path of a profile file, or "auto"
+    engine_bin: str | None = None
+    engine_args: tuple[str, ...] = ()
+    instances: int | None = None  # None: auto
+    max_instances: int = 8
+    ctx_size: int | None = None  # tokens, of each instance
+    memory_limit: MemoryLimit = MemoryLimit(percent=80)
+    upstreams: tuple[UpstreamSpec, ...] = ()
+    state_dir: Path
+    drain_timeout: float = 60.0  # seconds

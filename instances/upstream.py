@@ -1,0 +1,25 @@
+"""Where the requests of one running engine go. Pure values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Upstream:
+    """One engine that answers HTTP. Compared by identity: an instance that restarts is a new Upstream with the same id."""
+
+    instance: str  # "0", "1", ... for what we start; "u0", "u1", ... for --upstream
+    host: str
+    port: int
+    slots: int = 1
+    tls: bool = False
+    base_path: str = ""  # put before every path, no trailing slash
+    keepalive: float = 4.0  # seconds an idle connection may be used again; 0: one request per connection
+    drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
+    write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any
+
+    @property
+    def authority(self) -> str:
+        """Value of the Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
