@@ -5,7 +5,7 @@ engine still computes calls `abandon`: the slot stays leased until the owner of 
 """
 
 import asyncio
-from collections.abc import Hashable, Iterable, Set
+from collections.abc import Callable, Hashable, Iterable, Set
 from typing import Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
@@ -61,7 +61,7 @@ class Leases:
         self._pool = pool
         self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
-        self._refusal: InstanceError | None = None
+        self._refusal: Callable[[], InstanceError] | None = None
         self.owner: UpstreamOwner = _Unowned()
 
     @property
@@ -78,14 +78,14 @@ class Leases:
     def take(self, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A slot at once, or None. Raises the refusal in force."""
         if self._refusal is not None:
-            raise self._refusal
+            raise self._refusal()
         grant = self._pool.take(exclude)
         return None if grant is None else Lease(self, grant.ticket, grant.member)
 
     async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY) -> Lease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout or the refusal in force."""
         if self._refusal is not None:
-            raise self._refusal
+            raise self._refusal()
         ticket, grants = self._pool.join(exclude)
         granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         self._deliver(grants)
@@ -115,12 +115,12 @@ class Leases:
         while self._pool.leased(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
-    def refuse(self, refusal: InstanceError) -> None:
-        """Until `accept`, every queued and every new request gets `refusal`."""
+    def refuse(self, refusal: Callable[[], InstanceError]) -> None:
+        """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are raised)."""
         self._refusal = refusal
         for waiter in self._waiting.values():
             if not waiter.done():
-                waiter.set_exception(refusal)
+                waiter.set_exception(refusal())
 
     def accept(self) -> None:
         self._refusal = None
