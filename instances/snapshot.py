@@ -1,0 +1,66 @@
+"""What the supply side shows of itself: frozen values, taken at one moment. Pure."""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.memory import Reading
+from slotproxy.instances.planner import Decision
+
+
+class Kind(enum.Enum):
+    INSTANCE = "instance"  # started and stopped by us
+    UPSTREAM = "upstream"  # runs elsewhere
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """One step of one instance, as metrics count it. A restart is `backoff -> starting`."""
+
+    instance: str  # "0", "1", ... or "u0", "u1", ...
+    before: State
+    after: State
+    cause: str  # word of a bounded set: why it last failed ("crash", "hang", "lock-held", ...), "" if it never did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One instance or upstream."""
+
+    id: str
+    kind: Kind
+    state: State
+    pid: int | None  # None: no process of ours
+    host: str
+    port: int  # 0: none yet
+    n_ctx: int | None  # tokens of each slot; None: the engine does not say
+    slots: int
+    leased: int
+    memory: Reading | None  # the last reading of its process tree
+    restarts: int
+    reason: str  # one sentence: why it failed last; "" if it never did
+    since: float  # seconds on the monotonic clock at which `state` was entered
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything `/slots`, `/health`, `/ready`, `/v1/models` and `/metrics` tell about the supply."""
+
+    members: tuple[Member, ...]
+    memory_used: int  # bytes: what the instances cost together (PSS where the system has it)
+    memory_limit: int  # bytes
+    memory_source: str  # where the total behind the limit comes from
+    decisions: tuple[Decision, ...]  # of `--instances auto`, oldest first
+    models: tuple[Mapping[str, Any], ...]  # the engine's own model objects, of the first that answered
+    settled: bool  # every planned instance was started or given up
+    hopeless: str | None  # one sentence when nothing can ever serve without the user's help
+
+    @property
+    def n_ctx(self) -> int | None:
+        """The smallest context of those that serve: what a client may rely on."""
+        return min((m.n_ctx for m in self.members if m.n_ctx and m.state is State.READY), default=None)
+
+
+OnTransition = Callable[[Transition], None]
