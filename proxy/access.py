@@ -1,0 +1,114 @@
+"""Who may ask: API keys, Host names, browser origins. Pure.
+
+A server on loopback without keys is open to every page its user's browser shows, by two ways this module closes: a page may
+post to 127.0.0.1 (its Origin tells), and a name under an attacker's control may be made to mean 127.0.0.1 (its Host tells).
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from slotproxy.proxy.errors import bad_request, forbidden, malformed, unauthorized
+from slotproxy.proxy.headers import host_name, valid_host
+
+_BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
+_WEB_ORIGIN = re.compile(r"https?://([^/]*)", re.IGNORECASE)
+
+
+def is_local_name(name: str) -> bool:
+    """Whether `name` (lower case) cannot be a name that somebody else controls: an address, or the machine itself."""
+    if name in ("", "localhost") or name.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]").split("%")[0])
+    except ValueError:
+        return "." not in name  # a single label is resolved on this network only
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What was configured. `loopback`: clients are on this machine only."""
+
+    keys: tuple[str, ...] = field(default=(), repr=False)
+    cors_origins: tuple[str, ...] = ()
+    loopback: bool = True
+    name: str = ""  # --host, if it is a name
+
+    def check_host(self, hosts: Iterable[str], *, required: bool) -> None:
+        """Raises Refusal unless there is one valid Host that means us."""
+        values = list(hosts)
+        if len(values) > 1 or (required and not values):
+            raise malformed("There must be exactly one Host header.")
+        if not values:
+            return
+        host = values[0].strip()
+        if not valid_host(host):
+            raise malformed("The Host header is not valid.")
+        if self.loopback and not self.keys:
+            name = host_name(host)
+            if name != self.name.lower() and not is_local_name(name):
+                text = f"This server does not answer for the host {name!r}; use 127.0.0.1, or start it with --api-key."
+                raise forbidden("host_not_allowed", text)
+
+    def check_origin(self, origin: str | None, host: str) -> None:
+        """Raises Refusal if a web page that was not allowed makes the request."""
+        if origin is None or self.allows(origin):
+            return
+        match = _WEB_ORIGIN.match(origin)
+        if match is None or match.group(1).lower() == host.lower() or self._is_trusted(match.group(1)):
+            return
+        raise forbidden("origin_not_allowed", f"Pages of {origin[:100]!r} are not allowed here (--cors-origin allows them).")
+
+    def _is_trusted(self, authority: str) -> bool:
+        return bool(self.keys) or (valid_host(authority) and is_local_name(host_name(authority)))
+
+    def check_key(self, authorization: str | None, api_key: str | None) -> None:
+        """Raises Refusal unless one of the keys was sent, or none is configured."""
+        if not self.keys:
+            return
+        match = _BEARER.fullmatch(authorization.strip()) if authorization else None
+        given = match.group(1) if match else api_key
+        if given is None or not _matches(given, self.keys):
+            raise unauthorized()
+
+    def allows(self, origin: str) -> bool:
+        return "*" in self.cors_origins or origin in self.cors_origins
+
+    def cors_fields(self, origin: str | None) -> bytes:
+        """Header lines that let a page of `origin` read the answer."""
+        if origin is None or not self.allows(origin) or not origin.isprintable():
+            return b""
+        return b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\nAccess-Control-Expose-Headers: *\r\n" % origin.encode()
+
+    def preflight_fields(self, origin: str | None, wanted: str | None) -> dict[str, str]:
+        """Headers of the answer to a preflight request. Raises Refusal if `origin` may not ask."""
+        if origin is None or not self.allows(origin):
+            raise forbidden("origin_not_allowed", "This origin is not allowed here (--cors-origin allows it).")
+        if wanted is not None and not wanted.isprintable():
+            raise bad_request("malformed_request", "Access-Control-Request-Headers is not valid.")
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": wanted or "*",
+            "Access-Control-Max-Age": "600",
+            "Vary": "Origin",
+        }
+
+
+def _matches(given: str, keys: Iterable[str]) -> bool:
+    """In constant time: digests are of one length, and every key is compared."""
+    digest = _digest(given)
+    found = False
+    for key in keys:
+        found |= hmac.compare_digest(digest, _digest(key))
+    return found
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+

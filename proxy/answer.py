@@ -1,0 +1,211 @@
+"""The client's side of a request: takes the engine's answer and puts it on the client's transport as it comes.
+
+One segment from the engine is at most one write to the client. Until something was written the request may still be tried
+elsewhere; afterwards a failure is an error event and a cut connection, never a clean end (FAULTS.md section 5).
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from slotproxy.proxy import errors
+from slotproxy.proxy.front import ClientConnection
+from slotproxy.proxy.headers import Field, response_head
+from slotproxy.proxy.meter import Meter
+from slotproxy.proxy.relay import EngineConnection, Failure, Kind
+
+UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One client request, as far as it matters for its answer and its way to an engine."""
+
+    method: str
+    target: bytes  # origin form, as it came
+    path: str  # the target up to "?"
+    fields: tuple[Field, ...]
+    body: bytes
+    request_id: str
+    http11: bool
+    keep_alive: bool
+    streaming: bool  # the body asks for a stream
+    own_fields: bytes = b""  # finished header lines for the client: CORS
+
+
+class Answer:
+    """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
+
+    __slots__ = (
+        "_chunked", "_client", "_connection", "_head", "_loop", "_outcome", "_own", "_request", "_size",
+        "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "status",
+        "stream",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, client: ClientConnection, loop: asyncio.AbstractEventLoop) -> None:
+        self._request = request
+        self._client = client
+        self._loop = loop
+        self._own = b""
+        self._connection: EngineConnection | None = None
+        self._outcome: asyncio.Future[Failure | None] | None = None
+        self.status = 0
+        self.begun = False  # something was written to the client
+        self.complete = False
+        self.keep_alive = request.keep_alive
+        self.first_token = 0.0
+        self.paused_since: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: bytes | None = None
+        self._chunked = False
+        self._size = 0
+        self.first_byte = self.last_byte = 0.0
+        self.stream = False
+        self.meter: Meter | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far."""
+        return self._size
+
+    @property
+    def heard(self) -> float:
+        """When the engine last gave a sign of life."""
+        return self._connection.heard if self._connection is not None else self._loop.time()
+
+    async def take(self, connection: EngineConnection, request: bytes, own: bytes) -> Failure | None:
+        """Send `request` and relay its answer; `own` is header lines for the client. None: the answer is complete.
+
+        Cancelling it (the client left) resets the engine's connection.
+        """
+        self._reset()
+        self._own = own
+        self._connection = connection
+        self._outcome = self._loop.create_future()
+        self._client.writer = self
+        try:
+            connection.send(request, self, head_only=self._request.method == "HEAD")
+            return await self._outcome
+        finally:
+            if connection.serves(self):  # cancelled: the client left
+                connection.abort()
+            self._client.writer = None
+            self._connection = None
+            self.paused_since = None
+
+    # relay.Sink
+
+    def head(self, status: int, reason: bytes, fields: list[Field], length: int | None) -> Failure | None:
+        self.status = status
+        bodiless = status in (204, 304) or self._request.method == "HEAD"
+        for name, value in fields:
+            if name.lower() == b"content-type":
+                self.stream = value.lower().startswith(b"text/event-stream") and not bodiless
+        own = [self._own, self._request.own_fields]
+        if length is not None and status not in (204, 304):
+            own.append(b"Content-Length: %d\r\n" % length)
+        elif not bodiless and self._request.http11:
+            self._chunked = True
+            own.append(b"Transfer-Encoding: chunked\r\n")
+        elif not bodiless:
+            self.keep_alive = False
+        if self.stream:
+            own.append(b"X-Accel-Buffering: no\r\n")
+        if not self.keep_alive:
+            own.append(b"Connection: close\r\n")
+        elif not self._request.http11:
+            own.append(b"Connection: keep-alive\r\n")
+        try:
+            self._head = response_head(status, reason, fields, b"".join(own))
+        except ValueError as error:
+            return Failure(Kind.MALFORMED, str(error))
+        self.meter = Meter(stream=self.stream)
+        return None
+
+    def receive(self, data: bytes, complete: bool) -> Failure | None:
+        transport = self._client.transport
+        if transport is None:  # the handler is being cancelled
+            return None
+        if complete and not self._size and not data and self._is_missing_a_body():
+            return Failure(Kind.EMPTY, "it answered 200 without a body")
+        if data:
+            self._account(data)
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+        if complete and self._chunked:
+            data += b"0\r\n\r\n"
+        if self._head is not None and (data or complete or self.stream):
+            data = self._head + data
+            self._head = None
+            self.begun = True
+        if data:
+            transport.write(data)
+            if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
+                self._hold()
+        if complete:
+            self._finish()
+        return None
+
+    def fail(self, failure: Failure) -> None:
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(failure)
+
+    # front.Writer
+
+    def pause(self) -> None:
+        """The client reads slower than the engine writes."""
+        self.paused_since = self._loop.time()
+        if self._connection is not None and not self._connection.upstream.write_stall:
+            self._hold()
+
+    def resume(self) -> None:
+        self.paused_since = None
+        if self._connection is not None:
+            self._connection.resume()
+
+    # the end
+
+    def break_off(self, failure: Failure) -> None:
+        """End the exchange from outside: a deadline has passed."""
+        connection = self._connection
+        if connection is not None and not self.complete:
+            connection.abort()
+            self.fail(failure)
+
+    def cut(self, refusal: errors.Refusal) -> None:
+        """The answer had begun and will not be completed: say it in the stream and end it visibly incomplete."""
+        self.keep_alive = False
+        transport = self._client.transport
+        if transport is None:
+            return
+        if self.stream and self.meter is not None and self.paused_since is None:
+            event = refusal.event(self._request.path)
+            event = event if self.meter.at_boundary else b"\n\n" + event
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+            transport.close()
+        else:
+            transport.abort()
+
+    def _account(self, data: bytes) -> None:
+        now = self.last_byte = self._connection.heard if self._connection is not None else self._loop.time()
+        if not self._size:
+            self.first_byte = now
+        self._size += len(data)
+        meter = self.meter
+        if meter is not None:
+            meter.feed(data)
+            if not self.first_token and self.stream and meter.has_event:
+                self.first_token = now
+
+    def _is_missing_a_body(self) -> bool:
+        return self.status == 200 and self._request.method == "POST" and not self._request.streaming
+
+    def _hold(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def _finish(self) -> None:
+        self.complete = True
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(None)

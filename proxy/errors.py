@@ -1,0 +1,127 @@
+"""Refusals: what a client is told when the proxy itself cannot serve. Pure.
+
+Bodies are OpenAI error objects, Anthropic's shape on `/v1/messages`. Statuses, types and codes are DESIGN.md section 8; what
+SDKs make of them decides the extra headers: `Retry-After` stays within 1 to 60 s (above, they ignore it), and
+`x-should-retry: false` stops the SDKs' own retry once an engine had the prompt.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+ANTHROPIC_PATH = "/v1/messages"
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    502: "api_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+@dataclass(slots=True)
+class Refusal(Exception):
+    """One answer of the proxy's own. `close`: the connection cannot be used again after it."""
+
+    status: int
+    code: str
+    message: str
+    type: str = "server_error"
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    close: bool = False
+
+    def body(self, path: str) -> bytes:
+        """The error object in the shape clients of `path` expect."""
+        if path.startswith(ANTHROPIC_PATH):
+            kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+            return json.dumps({"type": "error", "error": {"type": kind, "message": self.message}}).encode()
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def event(self, path: str) -> bytes:
+        """The same as a server-sent event, for a stream whose head is out."""
+        prefix = b"event: error\n" if path.startswith(ANTHROPIC_PATH) else b""
+        return prefix + b"data: " + self.body(path) + b"\n\n"
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    return {"Retry-After": str(min(60, max(1, round(seconds))))}
+
+
+def bad_request(code: str, message: str, *, param: str | None = None, close: bool = False) -> Refusal:
+    return Refusal(400, code, message, "invalid_request_error", param, close=close)
+
+
+def malformed(message: str) -> Refusal:
+    """The bytes were no HTTP we can trust the framing of: nothing after them may be read as a request."""
+    return bad_request("malformed_request", message, close=True)
+
+
+def forbidden(code: str, message: str) -> Refusal:
+    return Refusal(403, code, message, "invalid_request_error")
+
+
+def unauthorized() -> Refusal:
+    text = "A valid API key is needed: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+    return Refusal(401, "invalid_api_key", text, "invalid_request_error", headers={"WWW-Authenticate": "Bearer"})
+
+
+def not_found(path: str) -> Refusal:
+    return Refusal(404, "not_found", f"There is nothing at {path}.", "invalid_request_error")
+
+
+def method_not_allowed(allowed: str) -> Refusal:
+    text = f"Only {allowed} is answered here."
+    return Refusal(405, "method_not_allowed", text, "invalid_request_error", headers={"Allow": allowed})
+
+
+def too_large(limit: int) -> Refusal:
+    text = f"The request body is larger than the limit of {limit} bytes (--max-body)."
+    return Refusal(413, "request_too_large", text, "invalid_request_error", close=True)
+
+
+def body_timeout(seconds: float) -> Refusal:
+    text = f"The request body did not arrive within {seconds:g} s."
+    return Refusal(408, "request_timeout", text, "invalid_request_error", close=True)
+
+
+def queue_full(limit: int, wait: float) -> Refusal:
+    text = f"All slots are busy and {limit} requests are waiting already. Try again later."
+    return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
+
+
+def queue_timeout(seconds: float, wait: float) -> Refusal:
+    text = f"No slot came free within {seconds:g} s (--queue-timeout)."
+    return Refusal(503, "queue_timeout", text, headers=retry_after(wait))
+
+
+def loading(reason: str) -> Refusal:
+    return Refusal(503, "loading_model", f"No instance is ready yet: {reason}.", headers=retry_after(5))
+
+
+def no_instances(reason: str) -> Refusal:
+    return Refusal(503, "no_instances", f"No instance can serve: {reason}", headers=retry_after(60))
+
+
+def shutting_down() -> Refusal:
+    text = "The server is shutting down."
+    return Refusal(503, "shutting_down", text, headers=retry_after(5), close=True)
+
+
+def upstream_failed(reason: str, *, sent: bool) -> Refusal:
+    headers = {"x-should-retry": "false"} if sent else {}
+    return Refusal(502, "upstream_failed", f"The engine failed: {reason}.", headers=headers)
+
+
+def upstream_timeout(reason: str) -> Refusal:
+    text = f"The engine was too slow: {reason}."
+    return Refusal(504, "upstream_timeout", text, headers={"x-should-retry": "false"})
+
+
+def internal() -> Refusal:
+    """A bug of ours; the log has it."""
+    return Refusal(500, "internal_error", "The proxy failed. Its log says why.", close=True)

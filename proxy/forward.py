@@ -1,0 +1,222 @@
+"""One request: lease a slot, send it, relay the answer, hand the slot back, account for it.
+
+    lease = take or wait           QueueFull, QueueTimeout, NoInstances, ShuttingDown become refusals
+    connection = idle or fresh     refused: once more, on another upstream
+    answer.take(...)               stale: again on a fresh connection, the client does not notice
+                                   reset, malformed, empty, before the client saw a byte: once more, on another upstream
+                                   afterwards: error event, cut
+    lease.release / abandon        exactly one of them, on every path; abandon where the engine may still be working
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy import errors
+from slotproxy.proxy.answer import Answer, Request
+from slotproxy.proxy.front import ClientConnection
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, nominated, request_head
+from slotproxy.proxy.metrics import Metrics
+from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.relay import EngineConnection, Failure, IdleConnections, Kind, connect
+
+logger = logging.getLogger(__name__)
+
+TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
+_TIMEOUTS = {Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT}
+_BODILESS = {"GET", "HEAD", "OPTIONS", "DELETE"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Seconds, except the queue's length."""
+
+    queue: int
+    queue_timeout: float
+    prefill_timeout: float
+    stall_timeout: float
+
+
+class ServiceRate:
+    """How long a slot is held, as a moving average: what a refused client is told to wait."""
+
+    def __init__(self) -> None:
+        self._held = 5.0
+
+    def observe(self, seconds: float) -> None:
+        self._held += 0.1 * (seconds - self._held)
+
+    def wait(self, queued: int, slots: int) -> float:
+        """Seconds until the queue of now has been served."""
+        return self._held * (queued + 1) / max(1, slots)
+
+
+class Forwarder:
+    """Takes requests to engines. One per proxy."""
+
+    def __init__(self, leases: Leases, limits: Limits, metrics: Metrics, *, strip_credentials: bool) -> None:
+        self._leases = leases
+        self._limits = limits
+        self._metrics = metrics
+        self._rate = ServiceRate()
+        self._credentials = CREDENTIALS if strip_credentials else frozenset()
+        self._tls = ssl.create_default_context()
+        self._active: set[Answer] = set()
+        self.idle = IdleConnections()
+
+    async def forward(self, request: Request, client: ClientConnection, outcome: Outcome) -> Answer:
+        """Relay one request. Raises Refusal as long as nothing was written to the client."""
+        answer = Answer(request, client, asyncio.get_running_loop())
+        try:
+            with self._watched(answer):
+                await self._try_upstreams(request, answer, outcome)
+        finally:
+            _record(answer, outcome)
+        return answer
+
+    async def _try_upstreams(self, request: Request, answer: Answer, outcome: Outcome) -> None:
+        tried: set[Upstream] = set()
+        while True:
+            lease = await self._lease(tried, outcome)
+            lease.streaming = request.streaming
+            outcome.instance = lease.upstream.instance
+            failure = await self._exchange(lease, request, answer, outcome)
+            if failure is None:
+                return
+            self._metrics.upstream_failed(failure.kind.value)
+            logger.warning("request %s: instance %s: %s", request.request_id, lease.upstream.instance, failure.text)
+            tried.add(lease.upstream)
+            refusal = _refusal(failure)
+            if answer.begun:
+                outcome.error = refusal.code
+                answer.cut(refusal)
+                return
+            if failure.kind in _TIMEOUTS or len(tried) >= TRIES or not self._another(tried):
+                raise refusal
+            self._metrics.retried(failure.kind.value)
+
+    async def _lease(self, tried: set[Upstream], outcome: Outcome) -> Lease:
+        loop = asyncio.get_running_loop()
+        limits = self._limits
+        try:
+            lease = self._leases.take(tried)
+            if lease is not None:
+                return lease
+            began = loop.time()
+            outcome.queued = True
+            try:
+                return await self._leases.wait(limits.queue_timeout, tried)
+            finally:
+                outcome.queue_wait += loop.time() - began
+                outcome.queued = False
+        except QueueFull:
+            self._metrics.queue_rejected("full")
+            raise errors.queue_full(limits.queue, self._expected_wait()) from None
+        except QueueTimeout:
+            self._metrics.queue_rejected("timeout")
+            if not self._leases.upstreams:
+                raise errors.loading("the engines are still starting") from None
+            raise errors.queue_timeout(limits.queue_timeout, self._expected_wait()) from None
+        except ShuttingDown:
+            raise errors.shutting_down() from None
+        except NoInstances as error:
+            raise errors.no_instances(str(error)) from None
+
+    async def _exchange(self, lease: Lease, request: Request, answer: Answer, outcome: Outcome) -> Failure | None:
+        """One attempt on one upstream. Gives the slot back in every case."""
+        upstream = lease.upstream
+        hand_back = lease.release  # until the engine has the request
+        began = asyncio.get_running_loop().time()
+        try:
+            own = _own_fields(request, lease, outcome)
+            payload = self._payload(request, upstream)
+            connection = self.idle.take(upstream, began)
+            while True:
+                if connection is None:
+                    try:
+                        connection = await connect(upstream, self.idle, self._tls)
+                    except OSError as error:
+                        return Failure(Kind.REFUSED, f"it refused the connection ({error.strerror or 'timed out'})")
+                hand_back = lease.abandon
+                failure = await answer.take(connection, payload, own)
+                if failure is None or failure.kind is not Kind.STALE:
+                    break
+                self._metrics.retried(Kind.STALE.value)
+                connection = None
+            if failure is None:
+                hand_back = lease.release
+            elif failure.kind is not Kind.SLOW_CLIENT:
+                self._leases.owner.failed(upstream, "hang" if failure.kind in _TIMEOUTS else failure.kind.value)
+            return failure
+        finally:
+            if answer.complete:
+                hand_back = lease.release
+            hand_back()
+            self._rate.observe(asyncio.get_running_loop().time() - began)
+
+    def _payload(self, request: Request, upstream: Upstream) -> bytes:
+        extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
+        drop = NOT_TO_ENGINE | upstream.drop_headers | self._credentials | nominated(request.fields)
+        if upstream.extra_headers:
+            drop |= {name.lower() for name, _ in upstream.extra_headers}
+        target = upstream.base_path.encode() + request.target
+        size = None if not request.body and request.method in _BODILESS else len(request.body)
+        return request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + request.body
+
+    def _another(self, tried: set[Upstream]) -> bool:
+        return any(upstream not in tried for upstream in self._leases.upstreams)
+
+    def _expected_wait(self) -> float:
+        return self._rate.wait(self._leases.queued, sum(upstream.slots for upstream in self._leases.upstreams))
+
+    @contextmanager
+    def _watched(self, answer: Answer) -> Iterator[None]:
+        self._active.add(answer)
+        try:
+            yield
+        finally:
+            self._active.discard(answer)
+
+    def sweep(self, now: float) -> None:
+        """Hold every active exchange to its deadlines. Called once a second, so that no event has to set a timer."""
+        limits = self._limits
+        for answer in list(self._active):
+            if answer.paused_since is not None:
+                if now - answer.paused_since > limits.stall_timeout:
+                    text = f"the client read nothing for {limits.stall_timeout:g} s"
+                    answer.break_off(Failure(Kind.SLOW_CLIENT, text))
+            elif not answer.first_byte and now - answer.heard > limits.prefill_timeout:
+                text = f"no byte of an answer within {limits.prefill_timeout:g} s"
+                answer.break_off(Failure(Kind.PREFILL_TIMEOUT, text))
+            elif answer.first_byte and now - answer.heard > limits.stall_timeout:
+                text = f"its stream was silent for {limits.stall_timeout:g} s"
+                answer.break_off(Failure(Kind.STALL_TIMEOUT, text))
+        self.idle.expire(now)
+
+
+def _record(answer: Answer, outcome: Outcome) -> None:
+    if answer.begun:
+        outcome.status = answer.status
+    outcome.first_token, outcome.last_byte, outcome.size = answer.first_token, answer.last_byte, answer.size
+    if answer.meter is not None:
+        outcome.usage = answer.meter.usage()
+
+
+def _own_fields(request: Request, lease: Lease, outcome: Outcome) -> bytes:
+    return b"x-request-id: %b\r\nx-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: %d\r\n" % (
+        request.request_id.encode(),
+        lease.upstream.instance.encode(),
+        round(outcome.queue_wait * 1000),
+    )
+
+
+def _refusal(failure: Failure) -> errors.Refusal:
+    if failure.kind in _TIMEOUTS:
+        return errors.upstream_timeout(failure.text)
+    return errors.upstream_failed(failure.text, sent=failure.kind is not Kind.REFUSED)

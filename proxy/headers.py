@@ -1,0 +1,85 @@
+"""Which header fields pass, and the bytes of the heads we send. Pure.
+
+Hop-by-hop fields (RFC 9110 section 7.6.1) never pass, nor does a field that `Connection` names. Framing is always our own:
+the request goes on with Content-Length, the answer with Content-Length if the engine gave one, else chunked.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+
+Field = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade "
+    b"http2-settings".split()
+)
+NOT_TO_ENGINE = HOP_BY_HOP | frozenset(
+    # accept-encoding: an engine that compressed would hide the token counts from the meter, and loopback gains nothing
+    b"host content-length expect accept-encoding x-request-id x-slotproxy-priority".split()
+)
+CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms".split())
+CORS_PREFIX = b"access-control-"
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]|[\w.~-]*)(:\d{1,5})?", re.ASCII)
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+def nominated(fields: Iterable[Field]) -> frozenset[bytes]:
+    """The fields that `Connection` names, lower case."""
+    return frozenset(
+        token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")
+    )
+
+
+def request_head(
+    method: str,
+    target: bytes,
+    authority: str,
+    fields: Iterable[Field],
+    drop: frozenset[bytes],
+    extra: Iterable[Field],
+    body_size: int | None,
+) -> bytes:
+    """Start line and fields for an engine. `drop` is lower case; `body_size` None: a request without a body."""
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, authority.encode())]
+    lines += [b"%b: %b\r\n" % field for field in fields if field[0].lower() not in drop]
+    lines += [b"%b: %b\r\n" % field for field in extra]
+    lines.append(b"\r\n" if body_size is None else b"Content-Length: %d\r\n\r\n" % body_size)
+    return b"".join(lines)
+
+
+def response_head(status: int, reason: bytes, fields: Sequence[Field], own: bytes) -> bytes:
+    """Start line and fields for the client; `own` is finished lines of ours.
+
+    Raises ValueError if a field would not stay one line: it must not become two for the client.
+    """
+    named = nominated(fields)
+    lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))]
+    for name, value in fields:
+        lower = name.lower()
+        if lower not in NOT_TO_CLIENT and lower not in named and not lower.startswith(CORS_PREFIX):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    count = len(lines)
+    head = b"".join(lines)
+    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
+        raise ValueError("a header field holds a line break")
+    return head + own + b"\r\n"
+
+
+def valid_host(host: str) -> bool:
+    """Whether `host` is what a Host field may hold (RFC 9110 section 7.2), the empty one included."""
+    return _HOST.fullmatch(host) is not None
+
+
+def host_name(host: str) -> str:
+    """A Host field without its port, lower case."""
+    match = _HOST.fullmatch(host)
+    return match.group(1).lower() if match else ""
+
+
+def valid_request_id(value: str) -> bool:
+    """Whether a client's own x-request-id may be echoed and logged."""
+    return _REQUEST_ID.fullmatch(value) is not None

@@ -1,0 +1,134 @@
+"""What a passing answer says of itself: events, tokens, when the first token came. Pure; never alters a byte.
+
+The cost per event is one append: the latest bytes are kept, counting is done when they are trimmed and at the end. The
+counts do not depend on where the bytes were cut.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
+_TRIM = 4 * KEPT
+_DATA = b"\ndata:"
+_USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
+_TIMINGS = re.compile(rb'(?<!\\)"timings"\s*:\s*(?=\{)')
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request as the engine counted them; None: it did not say."""
+
+    prompt: int | None = None
+    completion: int | None = None
+    cached: int | None = None
+
+    def or_else(self, other: "Usage") -> "Usage":
+        """This one, what it lacks taken from `other`."""
+        return Usage(
+            other.prompt if self.prompt is None else self.prompt,
+            other.completion if self.completion is None else self.completion,
+            other.cached if self.cached is None else self.cached,
+        )
+
+
+class Meter:
+    """Feed it the body of one answer, chunk by chunk."""
+
+    __slots__ = ("_early", "_events", "_kept", "_stream", "first_event")
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._kept = bytearray(b"\n")
+        self._events = 0
+        self._early = Usage()
+        self.first_event: float | None = None  # time of the first `data:`, for the one who feeds to set and read
+
+    def feed(self, chunk: bytes) -> None:
+        self._kept += chunk
+        if len(self._kept) > _TRIM:
+            self._trim()
+
+    @property
+    def has_event(self) -> bool:
+        """Whether a `data:` line has begun."""
+        return self._events > 0 or _DATA in self._kept
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the bytes so far end where an event may begin."""
+        return self._kept == b"\n" or self._kept.endswith((b"\n\n", b"\r\n\r\n"))
+
+    @property
+    def events(self) -> int:
+        """`data:` lines so far, `[DONE]` included."""
+        return self._events + self._kept.count(_DATA)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream said that it is complete in OpenAI's way."""
+        return self._kept.rstrip().endswith(b"data: [DONE]")
+
+    def usage(self) -> Usage:
+        """The engine's own count, else llama.cpp's timings, else one token per event."""
+        found = find_usage(bytes(self._kept)).or_else(self._early)
+        if found.completion is None and self._stream and self.events:
+            found = found.or_else(Usage(completion=self.events - self.done))
+        return found
+
+    def _trim(self) -> None:
+        """Drop all but the end. `KEPT` begins late enough that a pattern cut in two by the seam is counted once: with it."""
+        cut = len(self._kept) - KEPT
+        dropped = bytes(self._kept[:cut])
+        if self._early == Usage():
+            self._early = find_usage(dropped)
+        seam = len(_DATA) - 1
+        self._events += dropped.count(_DATA)
+        del self._kept[: cut - seam]  # the seam is shorter than the pattern: it holds no whole one
+
+
+def find_usage(data: bytes) -> Usage:
+    """The last usage object in `data`, completed by earlier ones (Anthropic splits it over two events)."""
+    found = Usage()
+    for match in reversed(list(_USAGE.finditer(data))):
+        found = found.or_else(_from_usage(_object_at(data, match.end())))
+    if found.completion is None and (match := _last(_TIMINGS, data)):
+        found = found.or_else(_from_timings(_object_at(data, match.end())))
+    return found
+
+
+def _last(pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
+    found = None
+    for found in pattern.finditer(data):
+        pass
+    return found
+
+
+def _object_at(data: bytes, start: int) -> dict[str, Any]:
+    try:
+        value, _ = _DECODER.raw_decode(data[start : start + 4096].decode("utf-8", "replace"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _from_usage(usage: dict[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(
+        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
+        _count(cached if cached is not None else usage.get("cache_read_input_tokens")),
+    )
+
+
+def _from_timings(timings: dict[str, Any]) -> Usage:
+    prompt, cached = _count(timings.get("prompt_n")), _count(timings.get("cache_n"))
+    total = None if prompt is None else prompt + (cached or 0)
+    return Usage(total, _count(timings.get("predicted_n")), cached)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None

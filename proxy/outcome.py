@@ -1,0 +1,49 @@
+"""What became of one request, for the metrics and the request log. Pure."""
+
+from dataclasses import dataclass
+
+from slotproxy.proxy.meter import Usage
+
+NO_USAGE = Usage()
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """Filled in while the request goes its way. Times are of the event loop's clock, durations in seconds."""
+
+    request_id: str
+    method: str
+    path: str
+    client: str
+    started: float
+    finished: float = 0.0
+    status: int = 499  # nginx's code for a client that left; replaced as soon as there is an answer
+    error: str | None = None  # code of the refusal, also when the status was out already
+    instance: str | None = None
+    queued: bool = False
+    queue_wait: float = 0.0
+    first_token: float = 0.0
+    last_byte: float = 0.0
+    size: int = 0  # bytes of the body
+    usage: Usage = NO_USAGE
+    left: str | None = None  # the phase in which the client left: queued, prefill, decode
+
+    def client_left(self) -> None:
+        self.left = "queued" if self.queued else "decode" if self.size else "prefill"
+
+    @property
+    def duration(self) -> float:
+        return self.finished - self.started
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """None: no event stream, or none came."""
+        return self.first_token - self.started if self.first_token else None
+
+    @property
+    def time_per_token(self) -> float | None:
+        """Mean time between output tokens of a stream."""
+        tokens = self.usage.completion or 0
+        if not self.first_token or tokens < 2 or self.last_byte <= self.first_token:
+            return None
+        return (self.last_byte - self.first_token) / (tokens - 1)

@@ -1,0 +1,296 @@
+"""The engine's side of a request: one connection, one answer at a time, handed on as it arrives.
+
+An `asyncio.Protocol` over httptools: what the parser finds in one segment goes to the sink in one call, without a task switch.
+Connections that an engine keeps open are used again; one that it had closed meanwhile shows itself by ending before any byte
+of an answer, which `Failure.stale` tells apart from a dead engine.
+"""
+
+import asyncio
+import enum
+import socket
+import ssl
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+import httptools
+
+from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy.headers import Field
+
+CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
+MAX_HEAD = 64 * 1024  # bytes of an engine's header section
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Kind(enum.Enum):
+    """What went wrong between us and an engine; the values are the label of `upstream_errors_total`."""
+
+    REFUSED = "refused"  # no connection
+    RESET = "reset"  # ended before or within the answer
+    STALE = "stale"  # a kept-alive connection had been closed by the engine: nobody's fault
+    MALFORMED = "malformed"  # not HTTP, or HTTP nobody should pass on
+    EMPTY = "empty"  # 200 without a body where one was due
+    PREFILL_TIMEOUT = "prefill-timeout"
+    STALL_TIMEOUT = "stall-timeout"
+    SLOW_CLIENT = "slow-client"  # the client stopped reading: the engine is fine
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    kind: Kind
+    text: str  # for the user, continues "The engine failed: "
+
+
+class Sink(Protocol):
+    """Who takes an answer. Called from the event loop's callbacks: no method may block or raise."""
+
+    def head(self, status: int, reason: bytes, fields: list[Field], length: int | None) -> Failure | None:
+        """The final status and fields; `length` None: until the end. A Failure ends the exchange."""
+
+    def receive(self, data: bytes, complete: bool) -> Failure | None:
+        """What one segment held of the body; `complete` exactly once, with the last."""
+
+    def fail(self, failure: Failure) -> None:
+        """There will be no (more) answer."""
+
+
+class EngineConnection(asyncio.Protocol):
+    """One TCP connection to an engine, idle or with one request on it."""
+
+    __slots__ = (
+        "_body", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle", "_loop", "_parser", "_paused",
+        "_reason", "_reusable", "_sink", "_until_close", "heard", "since", "transport", "upstream", "used",
+    )  # fmt: skip
+
+    def __init__(self, upstream: Upstream, idle: "IdleConnections", loop: asyncio.AbstractEventLoop) -> None:
+        self.upstream = upstream
+        self.used = 0  # requests sent
+        self.since = 0.0  # when it became idle
+        self.heard = 0.0  # when the last byte came, or the request went out
+        self.transport: asyncio.Transport | None = None
+        self._idle = idle
+        self._loop = loop
+        self._paused = False
+        self._sink: Sink | None = None
+
+    def serves(self, sink: Sink) -> bool:
+        """Whether the request on it is `sink`'s; by now it may be idle, or another's."""
+        return self._sink is sink
+
+    def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
+        """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields: list[Field] = []
+        self._body: list[bytes] = []
+        self._reason = b""
+        self._head_bytes = 0
+        self._final = self._complete = self._until_close = False
+        self._reusable = True
+        self._head_only = head_only
+        self._sink = sink
+        self.used += 1
+        self.heard = self._loop.time()
+        if self.transport is None:
+            self._fail(Kind.STALE if self.used > 1 else Kind.RESET, "it closed the connection")
+            return
+        self.transport.write(request)
+
+    def abort(self) -> None:
+        """Close hard: engines notice a reset at once, a clean end only when they look (ENGINES.md 2a)."""
+        self._sink = None
+        if self.transport is not None:
+            sock: socket.socket | None = self.transport.get_extra_info("socket")
+            if sock is not None:
+                try:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                except OSError:  # already gone
+                    pass
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and self._paused:
+            self._paused = False
+            self.heard = self._loop.time()  # silence while we did not listen is not the engine's
+            self.transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        sink = self._sink
+        if sink is None:  # bytes nobody asked for: the next answer could not be told from them
+            self.abort()
+            return
+        self.heard = self._loop.time()
+        if not self._final:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(Kind.MALFORMED, f"its answer is not valid HTTP ({error or type(error).__name__})")
+            return
+        if not self._final:
+            if self._head_bytes > MAX_HEAD:
+                self._fail(Kind.MALFORMED, "the header of its answer is too large")
+            return
+        if self._sink is None:  # the head was refused
+            return
+        body, self._body = self._body, []
+        failure = sink.receive(body[0] if len(body) == 1 else b"".join(body), self._complete)
+        if failure is not None:
+            self._fail(failure.kind, failure.text)
+        elif self._complete:
+            self._end()
+
+    def eof_received(self) -> None:
+        return None  # close: an engine that ends its side has nothing more to say
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self._idle.forget(self)
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        if self._final and self._until_close and error is None:
+            failure = sink.receive(b"", True)
+            if failure is not None:
+                sink.fail(failure)
+        elif self.used > 1 and self._head_bytes == 0:
+            sink.fail(Failure(Kind.STALE, "it had closed the connection"))
+        else:
+            when = "in the middle of its answer" if self._final else "before it answered"
+            sink.fail(Failure(Kind.RESET, f"it closed the connection {when}"))
+
+    # httptools callbacks
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if self._final:  # a second answer to one request
+            self._reusable = False
+            return
+        if status < 200:
+            self._fields, self._reason = [], b""
+            if status == 101:
+                self._fail(Kind.MALFORMED, "it switched protocols unasked")
+            return
+        if self._sink is None:
+            return
+        try:
+            length, chunked = _framing(self._fields)
+        except ValueError as error:
+            self._fail(Kind.MALFORMED, str(error))
+            return
+        self._final = True
+        self._until_close = length is None and not chunked and status not in (204, 304)
+        self._reusable = self._parser.should_keep_alive() and not self._until_close and not self._head_only
+        self._complete = self._head_only
+        failure = self._sink.head(status, self._reason, self._fields, length)
+        if failure is not None:
+            self._fail(failure.kind, failure.text)
+
+    def on_body(self, data: bytes) -> None:
+        if not self._complete:
+            self._body.append(data)
+        else:
+            self._reusable = False
+
+    def on_message_complete(self) -> None:
+        if self._final:
+            self._complete = True
+
+    # the end of an exchange
+
+    def _end(self) -> None:
+        self._sink = None
+        if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
+            self.since = self._loop.time()
+            self._idle.put(self)
+        elif self.transport is not None:
+            self.transport.close()
+
+    def _fail(self, kind: Kind, text: str) -> None:
+        sink, self._sink = self._sink, None
+        self.abort()
+        if sink is not None:
+            sink.fail(Failure(kind, text))
+
+
+def _framing(fields: list[Field]) -> tuple[int | None, bool]:
+    """Content-Length and whether chunked. Raises ValueError where the two could be read in two ways (RFC 9112 section 6.3)."""
+    lengths = {value.strip() for name, value in fields if name.lower() == b"content-length"}
+    codings = [value.strip().lower() for name, value in fields if name.lower() == b"transfer-encoding"]
+    if codings and (lengths or codings != [b"chunked"]):
+        raise ValueError("the framing of its answer is ambiguous")
+    if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
+        raise ValueError("its Content-Length is not a number")
+    return (int(lengths.pop()) if lengths else None), bool(codings)
+
+
+class IdleConnections:
+    """Connections that may be used again, newest first. An engine has no more of them than it has slots."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Upstream, list[EngineConnection]] = {}
+
+    def take(self, upstream: Upstream, now: float) -> EngineConnection | None:
+        """The newest one that is not older than the engine's keep-alive allows."""
+        stack = self._idle.get(upstream)
+        while stack:
+            connection = stack.pop()
+            if connection.transport is not None and now - connection.since < upstream.keepalive:
+                return connection
+            connection.abort()
+        return None
+
+    def put(self, connection: EngineConnection) -> None:
+        stack = self._idle.setdefault(connection.upstream, [])
+        stack.append(connection)
+        if len(stack) > connection.upstream.slots:
+            stack.pop(0).abort()
+
+    def forget(self, connection: EngineConnection) -> None:
+        stack = self._idle.get(connection.upstream)
+        if stack and connection in stack:
+            stack.remove(connection)
+        if not stack:
+            self._idle.pop(connection.upstream, None)
+
+    def expire(self, now: float) -> None:
+        """Close what is too old to be used again."""
+        for connection in [c for stack in self._idle.values() for c in stack]:
+            if now - connection.since >= connection.upstream.keepalive:
+                self.forget(connection)
+                connection.abort()
+
+    def close(self) -> None:
+        for connection in [c for stack in self._idle.values() for c in stack]:
+            connection.abort()
+        self._idle.clear()
+
+
+async def connect(upstream: Upstream, idle: IdleConnections, tls: ssl.SSLContext | None) -> EngineConnection:
+    """A fresh connection. Raises OSError (TimeoutError included)."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        _, connection = await loop.create_connection(
+            lambda: EngineConnection(upstream, idle, loop),
+            upstream.host,
+            upstream.port,
+            ssl=tls if upstream.tls else None,
+        )
+    return connection
