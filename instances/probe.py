@@ -1,0 +1,141 @@
+"""Our own requests to an engine: readiness, warm-up, context, models, idleness."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from slotproxy.instances.profiles import Context, Idle, Ready, WarmUp
+from slotproxy.instances.upstream import Upstream
+
+TIMEOUT = 5.0  # seconds for everything that is not a generation
+LARGEST = 4 << 20  # bytes of an answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    status: int
+    body: bytes
+
+    def document(self) -> Any:
+        """The body as JSON; None when it is not."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+class Probe:
+    """One client session for all of them. No proxies, no redirects, no cookies, a connection per request."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "Probe":
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def ask(self, upstream: Upstream, path: str, *, body: Any = None, timeout: float = TIMEOUT) -> Answer | None:
+        """GET `path`, or POST `body` as JSON to it. None when nothing sensible came back in time."""
+        if self._session is None:
+            return None
+        scheme = "https" if upstream.tls else "http"
+        try:
+            async with self._session.request(
+                "GET" if body is None else "POST",
+                f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
+                json=body,
+                headers={name.decode(): value.decode() for name, value in upstream.extra_headers},
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+            ) as response:
+                return Answer(status=response.status, body=await _bounded(response))
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+    async def ready(self, upstream: Upstream, ready: Ready) -> bool:
+        """Whether the profile's readiness path answers as it should; True where it has none."""
+        if ready.path is None:
+            return True
+        answer = await self.ask(upstream, ready.path)
+        return answer is not None and answer.status == ready.status
+
+    async def warm_up(self, upstream: Upstream, warm_up: WarmUp, body: Any) -> str | None:
+        """Generate once; None when that went well, else what came instead."""
+        answer = await self.ask(upstream, warm_up.path, body=body, timeout=warm_up.timeout)
+        if answer is None:
+            return f"no answer within {warm_up.timeout:g} s"
+        if answer.status >= 300 or not answer.body:
+            return f"status {answer.status}, {answer.body[:200].decode(errors='replace') or 'empty'}"
+        return None
+
+    async def context(self, upstream: Upstream, context: Context | None) -> int | None:
+        """Tokens one slot takes; None when the engine does not say."""
+        if context is None:
+            return None
+        answer = await self.ask(upstream, context.path)
+        found = answer and resolve(answer.document(), context.pointer)
+        return found if isinstance(found, int) and found > 0 else None
+
+    async def models(self, upstream: Upstream, path: str) -> tuple[Mapping[str, Any], ...]:
+        """The engine's model objects as it lists them."""
+        answer = await self.ask(upstream, path)
+        listed = answer and resolve(answer.document(), "/data")
+        return tuple(model for model in listed if isinstance(model, dict)) if isinstance(listed, list) else ()
+
+    async def idle(self, upstream: Upstream, idle: Idle, *, streamed: bool, warm_up: WarmUp, body: Any) -> bool:
+        """Return once the engine has let go of an abandoned request; False when it has not within the limit."""
+        await asyncio.sleep(idle.first if streamed else idle.first_unstreamed)
+        if idle.kind == "delay":
+            return True
+        if idle.kind == "generation":
+            return await self.ask(upstream, warm_up.path, body=body, timeout=idle.limit) is not None
+        try:
+            async with asyncio.timeout(idle.limit):
+                while not await self._nothing_processing(upstream, idle.path):
+                    await asyncio.sleep(idle.every)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _nothing_processing(self, upstream: Upstream, path: str) -> bool:
+        answer = await self.ask(upstream, path)
+        slots = None if answer is None else answer.document()
+        return isinstance(slots, list) and not any(
+            not isinstance(slot, dict) or slot.get("is_processing", True) for slot in slots
+        )
+
+
+def resolve(document: Any, pointer: str) -> Any:
+    """What the JSON pointer names in `document`; None when there is nothing."""
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(document, list) and key.isdigit() and int(key) < len(document):
+            document = document[int(key)]
+        elif isinstance(document, dict):
+            document = document.get(key)
+        else:
+            return None
+    return document
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > LARGEST:
+            raise aiohttp.ClientPayloadError("the answer is too large")
+    return bytes(body)
