@@ -1,0 +1,50 @@
+"""What every test may ask for: the demo model, and the installed command as a process that leaves nothing behind."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from slotproxy.instances import demo
+from tests.running import Running
+
+StartProxy = Callable[..., Running]
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The small real model, fetched once per machine."""
+    return demo.fetch()
+
+
+@pytest.fixture(scope="session")
+def proxy(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One proxy with two real instances, for every test that only sends requests and leaves no slot busy."""
+    folder = tmp_path_factory.mktemp("shared")
+    running = Running.start(folder, "--model", str(demo_model), "--instances", "2", "--ctx-size", "2048")
+    try:
+        yield running.wait_ready(2)
+        assert running.stop() == 0, running.log
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
+    """Starts proxies of this test's own: `start_proxy("--instances", "1", ...)`. Those still running at the end are
+    stopped, must say goodbye with exit code 0 and leave nothing behind.
+    """
+    started: list[Running] = []
+
+    def start(*options: str, env: dict[str, str] | None = None, folder: Path = tmp_path) -> Running:
+        started.append(Running.start(folder, *options, env=env))
+        return started[-1]
+
+    try:
+        yield start
+        for running in started:
+            if running.process.poll() is None:
+                assert running.stop() == 0, running.log
+    finally:
+        for running in started:
+            running.kill()
