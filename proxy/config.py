@@ -1,0 +1,205 @@
+"""Every option of slotproxy, declared once.
+
+A field of `Settings` is an option: its name, how its value is written, its default and its help stand there and nowhere
+else. The command line, the `SLOTPROXY_` variables, the keys of the file (`sources`), `--help` and the table that
+`python -m slotproxy.proxy.config` prints for docs/options.md all follow from it.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from platformdirs import user_state_path
+
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.routing import POLICIES
+from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
+from slotproxy.proxy.options import option, table
+from slotproxy.proxy.values import (
+    INSTANCES,
+    KEY,
+    MEMORY_LIMIT,
+    ORIGIN,
+    PATH,
+    SIZE,
+    TEXT,
+    TIME,
+    TIME_OR_ZERO,
+    UPSTREAM,
+    choice,
+    number,
+)
+
+DEMO = "demo"
+EIGHTY_PERCENT = MemoryLimit(percent=80)
+_COMMENT = re.compile(r"(?:^|\s)#")
+SMALL_CONTEXT = 1024  # tokens; a smaller context works, but most conversations outgrow it at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One proxy as its user wants it. Times are seconds, sizes bytes."""
+
+    model: Annotated[
+        str | None,
+        option(
+            TEXT,
+            "Model file or directory; demo is a small real model, fetched once. With --upstream and without --model no "
+            "engine is started here.",
+            metavar="PATH",
+            unset=DEMO,
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        option(TEXT, "Engine profile: a name or the path of a profile file; auto picks by model.", metavar="NAME|PATH"),
+    ] = "auto"
+    engine_bin: Annotated[
+        str | None, option(TEXT, "The engine's executable.", metavar="PATH", unset="the profile's, from PATH")
+    ] = None
+    instances: Annotated[
+        int | None,
+        option(INSTANCES, "Engine processes to run; auto measures how many fit into memory.", unset="auto"),
+    ] = None
+    max_instances: Annotated[int, option(number(1), "Upper bound of --instances auto.")] = 8
+    ctx_size: Annotated[
+        int | None, option(number(512), "Context of each instance, in tokens.", metavar="TOKENS", unset="the profile's")
+    ] = None
+    memory_limit: Annotated[
+        MemoryLimit,
+        option(MEMORY_LIMIT, "Memory all engines together may use: a percentage of the machine's, or a size."),
+    ] = EIGHTY_PERCENT
+    upstream: Annotated[
+        tuple[UpstreamSpec, ...],
+        option(
+            UPSTREAM,
+            "A server that runs elsewhere, used like an instance; slots: requests at a time (1); key-env: environment "
+            "variable that holds its API key.",
+            unset="none",
+            many=True,
+        ),
+    ] = ()
+    host: Annotated[str, option(TEXT, "Address to listen on.", metavar="ADDRESS")] = "127.0.0.1"
+    port: Annotated[int, option(number(0, 65535), "Port to listen on; 0 picks a free one.", metavar="PORT")] = 8080
+    state_dir: Annotated[
+        Path, option(PATH, "Directory of locks, engine logs and KV caches.", unset="the platform's state directory")
+    ] = field(default_factory=lambda: user_state_path("slotproxy"))
+    routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
+        "least-busy"
+    )
+    queue_limit: Annotated[int, option(number(0), "Requests that may wait when every slot is busy.")] = 64
+    queue_timeout: Annotated[float, option(TIME_OR_ZERO, "Longest wait for a slot.")] = 60.0
+    prefill_timeout: Annotated[float, option(TIME, "Longest wait for the first byte of an answer.")] = 1800.0
+    stall_timeout: Annotated[float, option(TIME, "Longest silence between bytes of a stream.")] = 60.0
+    drain_timeout: Annotated[float, option(TIME_OR_ZERO, "How long a stop waits for requests in flight.")] = 60.0
+    max_body: Annotated[int, option(SIZE, "Largest request body.")] = 64 << 20
+    api_key: Annotated[
+        tuple[str, ...],
+        option(
+            KEY,
+            "A key that requests must carry; others can see a command line, prefer --api-key-file.",
+            unset="none",
+            many=True,
+            secret=True,
+        ),
+    ] = field(default=(), repr=False)
+    api_key_file: Annotated[
+        Path | None, option(PATH, "File of such keys, one per line; # begins a comment.", unset="none")
+    ] = None
+    cors_origin: Annotated[
+        tuple[str, ...],
+        option(ORIGIN, "Web origin whose pages may use this server; * is any.", unset="none", many=True),
+    ] = ()
+    tls_cert: Annotated[Path | None, option(PATH, "Certificate chain (PEM); clients then use https.", unset="none")] = (
+        None
+    )
+    tls_key: Annotated[Path | None, option(PATH, "Private key of --tls-cert (PEM).", unset="none")] = None
+    log_format: Annotated[str, option(choice(("text", "json")), "Form of the log on stderr.")] = "text"
+    log_level: Annotated[
+        str, option(choice(("debug", "info", "warning", "error")), "Least important kind of line to log.")
+    ] = "info"
+    config: Annotated[Path | None, option(PATH, "TOML file of options, by the same names.", unset="none")] = None
+    engine_args: Annotated[
+        tuple[str, ...],
+        option(
+            TEXT,
+            "Arguments every engine gets; on the command line what follows --.",
+            unset="none",
+            many=True,
+            tail=True,
+        ),
+    ] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.model is None and not self.upstream:
+            object.__setattr__(self, "model", DEMO)
+
+    @property
+    def local(self) -> bool:
+        """Whether engines are started here; without, `model` is None and there are only upstreams."""
+        return self.model is not None
+
+    @property
+    def model_path(self) -> Path:
+        """Only for a local model that is not the demo model."""
+        return Path(self.model or "").expanduser()
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys of --api-key and --api-key-file; reads the file. Raises ConfigurationError."""
+        return self.api_key + (_keys_in(self.api_key_file) if self.api_key_file is not None else ())
+
+    def check(self, environ: Mapping[str, str]) -> None:
+        """Raises ConfigurationError where options that are sound alone do not go together, or with this machine."""
+        if (self.tls_cert is None) != (self.tls_key is None):
+            given, missing = ("--tls-cert", "--tls-key") if self.tls_cert is not None else ("--tls-key", "--tls-cert")
+            raise ConfigurationError(f"{given} needs {missing} too: TLS takes both, or neither")
+        for upstream in self.upstream:
+            if upstream.key_env is not None and not environ.get(upstream.key_env):
+                raise ConfigurationError(
+                    f"--upstream {upstream.url}: the environment variable {upstream.key_env} is not set"
+                )
+        self.keys()
+
+    def warnings(self) -> Iterator[str]:
+        """Sentences about choices that are allowed and seldom meant."""
+        if self.ctx_size is not None and self.ctx_size < SMALL_CONTEXT:
+            yield f"--ctx-size {self.ctx_size} is small: most conversations need {SMALL_CONTEXT} tokens or more"
+
+    def supply(self, model: Path | None) -> SupplySettings:
+        """What the supply side is told. `model`: where the model was found; None: no local instances."""
+        return SupplySettings(
+            model=model,
+            engine=self.engine,
+            engine_bin=self.engine_bin,
+            engine_args=self.engine_args,
+            instances=self.instances,
+            max_instances=self.max_instances,
+            ctx_size=self.ctx_size,
+            memory_limit=self.memory_limit,
+            upstreams=self.upstream,
+            state_dir=self.state_dir,
+            drain_timeout=self.drain_timeout,
+        )
+
+
+def _keys_in(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(f"--api-key-file {path} cannot be read: {reason}") from None
+    keys = []
+    for position, line in enumerate(lines, start=1):
+        try:
+            keys += [KEY.read(key) for key in [_COMMENT.split(line, maxsplit=1)[0].strip()] if key]
+        except ValueError as error:
+            raise ConfigurationError(f"line {position} of --api-key-file {path} is no key: it {error}") from None
+    if not keys:  # an empty file would mean a server that is open to everybody
+        raise ConfigurationError(f"--api-key-file {path} holds no key: write one per line")
+    return tuple(keys)
+
+
+if __name__ == "__main__":
+    print(table(Settings), end="")

@@ -1,0 +1,196 @@
+"""Where options come from: the command line, the environment, a TOML file; the first that names an option counts.
+
+cyclopts reads the command line and asks the other sources in turn. They are its config providers, written here because
+its own read the environment of the process only and pass over a misspelt variable.
+"""
+
+import difflib
+import importlib.metadata
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, Token
+from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options import Option, quoted
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+PREFIX = "SLOTPROXY_"
+DELIMITER = "--"
+
+Source = Callable[[App, tuple[str, ...], ArgumentCollection], None]
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings of `slotproxy *argv`. May be called again, to read the file anew.
+
+    Raises ConfigurationError with one sentence; SystemExit after --help or --version was answered.
+    """
+    given, tail = _split(argv)
+    app = _app(_engine_arguments(tail), _environment(environ), _file)
+    try:
+        settings: Settings | None = app(given, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise ConfigurationError(_sentence(error)) from None
+    if settings is None:
+        raise SystemExit(0)
+    settings.check(environ)
+    return settings
+
+
+def _app(*sources: Source) -> App:
+    app = App(
+        name="slotproxy",
+        version=lambda: importlib.metadata.version("slotproxy"),
+        usage="Usage: slotproxy \\[serve] [OPTIONS] [-- ENGINE_ARGS...]",  # escaped for rich, to which it is a tag
+        help="Several single-slot engine processes that share one model file, behind one OpenAI-compatible endpoint.",
+        help_epilogue=(
+            f"--queue-limit, for example, is also {PREFIX}QUEUE_LIMIT in the environment and queue-limit in the file "
+            "that --config names; the command line counts before the environment, the environment before the file."
+        ),
+        help_format="plaintext",
+        help_formatter=_without_boxes,
+        group_parameters="Options",
+        config=sources,
+        result_action="return_value",
+    )
+    app.default(_settings)
+    app.command(_settings, name="serve", help="Run the proxy (also without this word).")
+    return app
+
+
+def _without_boxes(console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
+    """Two columns, which can be copied, searched and read aloud."""
+    from cyclopts.help import DefaultFormatter, PanelSpec  # here: they cost memory that only --help needs
+    from rich.box import Box
+
+    blank = Box("    \n" * 8, ascii=True)
+    DefaultFormatter(panel_spec=PanelSpec(box=blank, padding=(0, 0)))(console, options, panel)
+
+
+def _settings(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -> Settings:
+    return settings or Settings()
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """The command line before and after `--`; None: there was none."""
+    if DELIMITER not in argv:
+        return list(argv), None
+    place = argv.index(DELIMITER)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+def _engine_arguments(tail: list[str] | None) -> Source:
+    def give(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        for argument, option in _options(arguments).values():
+            if option.tail and argument.tokens:
+                raise ConfigurationError(
+                    f"{argument.name} is no option: write what engines get after --, as in -- --threads 4"
+                )
+            if option.tail and tail:
+                _give(argument, tail, DELIMITER)
+
+    return give
+
+
+def _environment(environ: Mapping[str, str]) -> Source:
+    def give(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        known = {PREFIX + name.upper().replace("-", "_"): found for name, found in _options(arguments).items()}
+        for variable in sorted(environ):
+            if variable.startswith(PREFIX):
+                _check_known(variable, known, f"the environment variable {variable} is no option of slotproxy")
+                argument, option = known[variable]
+                _give(argument, _words(environ[variable], variable, option), variable)
+
+    return give
+
+
+def _words(text: str, variable: str, option: Option) -> list[str]:
+    if option.tail:
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{variable} cannot be split as a shell would: {error}") from None
+    return (option.many and text.split()) or [text]
+
+
+def _file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    known = _options(arguments)
+    tokens = known["config"][0].tokens
+    if not tokens:
+        return
+    path = Path(tokens[-1].value).expanduser()
+    for key, value in _read_toml(path, tokens[-1]).items():
+        _check_known(key, known, f"{key} in {path} is no option of slotproxy")
+        if key == "config":
+            raise ConfigurationError(f"config cannot stand in {path} itself: name the file on the command line")
+        argument, option = known[key]
+        _give(argument, _texts(value, option, f"{key} in {path}"), f"{key} in {path}")
+
+
+def _read_toml(path: Path, token: Token) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{token.keyword} {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{token.keyword} {path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{token.keyword} {path} is not valid TOML: {error}") from None
+
+
+def _texts(value: Any, option: Option, where: str) -> list[str]:
+    """A TOML value as it would be written on the command line."""
+    values = value if isinstance(value, list) and option.many else [value]
+    for each in values:
+        if isinstance(each, bool) or not isinstance(each, str | int | float):
+            several = ", or a list of these" if option.many else ""
+            raise ConfigurationError(f"{where} must be a string or a number{several}")
+    return [str(each) for each in values]
+
+
+def _options(arguments: ArgumentCollection) -> dict[str, tuple[Argument, Option]]:
+    found = ((argument, argument.parameter.converter) for argument in arguments)
+    return {
+        argument.name.removeprefix("--"): (argument, option) for argument, option in found if isinstance(option, Option)
+    }
+
+
+def _give(argument: Argument, values: Iterable[str], keyword: str) -> None:
+    """Unless a source that counts before this one has given the option already."""
+    if not argument.tokens:
+        for index, value in enumerate(values):
+            argument.append(Token(keyword=keyword, value=value, source=keyword, index=index))
+
+
+def _check_known(name: str, known: Iterable[str], sentence: str) -> None:
+    names = list(known)
+    if name not in names:
+        raise ConfigurationError(sentence + _suggestion(name, names))
+
+
+def _suggestion(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(error: CycloptsError) -> str:
+    """What cyclopts refused, in our words."""
+    if isinstance(error, UnknownOptionError):
+        name = (error.token.keyword or error.token.value).partition("=")[0]
+        names = [f"--{name}" for name, (_, option) in _options(error.argument_collection).items() if not option.tail]
+        return f"{name} is no option of slotproxy{_suggestion(name, names) or ': see slotproxy --help'}"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name
+        return f"{name} needs a value (one that begins with - is written as {name}=VALUE)"
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"{quoted(error.unused_tokens[0])} was not expected on the command line: see slotproxy --help"
+    return " ".join(str(error).split())

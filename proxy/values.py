@@ -1,0 +1,182 @@
+"""How the values of options are written: text to value and back. Pure.
+
+A reader raises ValueError whose text completes the sentence "--port is 'x', but ...".
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from slotproxy.instances.settings import MemoryLimit, UpstreamSpec
+
+YEAR = 365 * 24 * 3600.0  # no wait is meant to be longer, and the event loop's timers can hold it
+
+_SECONDS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"": 1, "b": 1} | {
+    letter + unit: base**power
+    for power, letter in enumerate("kmgt", start=1)
+    for unit, base in (("ib", 1024), ("b", 1000))
+}
+_URL_WANTED = "must begin with a URL such as http://127.0.0.1:8081"
+_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One way to write a value. `metavar` stands for it in the help."""
+
+    metavar: str
+    read: Callable[[str], Any]
+    show: Callable[[Any], str] = str
+
+
+def choice(words: Iterable[str]) -> Kind:
+    """One of `words`."""
+    allowed = tuple(words)
+
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return Kind(metavar="|".join(allowed), read=read)
+
+
+def number(minimum: int, maximum: int | None = None, metavar: str = "N") -> Kind:
+    """A whole number from `minimum` to `maximum`."""
+    allowed = f"must be a whole number, {minimum} or more" if maximum is None else f"must be {minimum} to {maximum}"
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,15}", text, re.ASCII) or not minimum <= int(text) <= (maximum or int(text)):
+            raise ValueError(allowed)
+        return int(text)
+
+    return Kind(metavar=metavar, read=read)
+
+
+def duration(*, zero: bool) -> Kind:
+    """Seconds as float. `zero`: may it be 0?"""
+    allowed = "must be a time such as 500ms, 60s, 30m or 1h" + ("" if zero else ", more than 0")
+
+    def read(text: str) -> float:
+        match = _QUANTITY.fullmatch(text)
+        if match is None or match[2] not in _SECONDS:
+            raise ValueError(allowed)
+        seconds = float(match[1]) * _SECONDS[match[2]]
+        if seconds > YEAR:
+            raise ValueError("must be at most 365d")
+        if not seconds and not zero:
+            raise ValueError(allowed)
+        return seconds
+
+    return Kind(metavar="TIME", read=read, show=_show_seconds)
+
+
+def read_size(text: str) -> int:
+    """Bytes, more than 0. `24GiB` counts in 1024s, `24GB` in 1000s."""
+    match = _QUANTITY.fullmatch(text.lower())
+    size = int(float(match[1]) * _BYTES[match[2]]) if match is not None and match[2] in _BYTES else 0
+    if size < 1:
+        raise ValueError("must be a size such as 512MiB, 24GiB or 8GB")
+    return size
+
+
+def read_memory_limit(text: str) -> MemoryLimit:
+    if not text.endswith("%"):
+        try:
+            return MemoryLimit(size=read_size(text))
+        except ValueError:
+            raise ValueError("must be a percentage such as 80%, or a size such as 24GiB") from None
+    match = _QUANTITY.fullmatch(text.removesuffix("%"))
+    percent = float(match[1]) if match is not None and not match[2] else 0.0
+    if not 0 < percent <= 100:
+        raise ValueError("must be more than 0% and at most 100%, or a size such as 24GiB")
+    return MemoryLimit(percent=percent)
+
+
+def read_instances(text: str) -> int | None:
+    """None: auto."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII) or not int(text):
+        raise ValueError("must be auto, or a number from 1")
+    return int(text)
+
+
+def read_upstream(text: str) -> UpstreamSpec:
+    """`URL[,slots=K][,key-env=VAR]`"""
+    url, *parts = text.split(",")
+    _check_url(url)
+    given: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name not in ("slots", "key-env") or name in given:
+            raise ValueError("after its URL only slots=K and key-env=VAR may follow, each once")
+        given[name] = value
+    slots = given.get("slots", "1")
+    if not re.fullmatch(r"\d{1,6}", slots, re.ASCII) or not int(slots):
+        raise ValueError("slots must be a number from 1")
+    key_env = given.get("key-env")
+    if key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
+        raise ValueError("key-env must be the name of an environment variable")
+    return UpstreamSpec(url=url, slots=int(slots), key_env=key_env)
+
+
+def read_origin(text: str) -> str:
+    """What a browser sends as Origin, or `*`."""
+    if text != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s]+", text):
+        raise ValueError("must be * or an origin such as https://chat.example.org, without a path")
+    return text
+
+
+def read_key(text: str) -> str:
+    """An API key, as it can stand in a header."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be printable ASCII without blanks")
+    return text
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        raise ValueError(_URL_WANTED) from None
+    if not found or not re.fullmatch(r"[!-~]+", url):
+        raise ValueError(_URL_WANTED)
+    if parts.query or parts.fragment:
+        raise ValueError("its URL may not have a query or a fragment")
+    if parts.username is not None:
+        raise ValueError("its URL may not hold a password: name a variable that holds the key, as in URL,key-env=VAR")
+
+
+def _show_seconds(seconds: float) -> str:
+    if seconds > 60 and seconds % 60 == 0:
+        return f"{seconds / 60:g}m"
+    return f"{seconds:g}s"
+
+
+def _show_size(size: int) -> str:
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if size % _BYTES[unit.lower()] == 0:
+            return f"{size // _BYTES[unit.lower()]}{unit}"
+    return str(size)
+
+
+def _show_memory_limit(limit: MemoryLimit) -> str:
+    return f"{limit.percent:g}%" if limit.size is None else _show_size(limit.size)
+
+
+TEXT = Kind(metavar="TEXT", read=str)
+PATH = Kind(metavar="PATH", read=lambda text: Path(text).expanduser())
+TIME = duration(zero=False)
+TIME_OR_ZERO = duration(zero=True)
+SIZE = Kind(metavar="SIZE", read=read_size, show=_show_size)
+MEMORY_LIMIT = Kind(metavar="PERCENT|SIZE", read=read_memory_limit, show=_show_memory_limit)
+INSTANCES = Kind(metavar="auto|N", read=read_instances)
+UPSTREAM = Kind(metavar="URL[,slots=K][,key-env=VAR]", read=read_upstream)
+KEY = Kind(metavar="KEY", read=read_key)
+ORIGIN = Kind(metavar="ORIGIN", read=read_origin)
