@@ -40,7 +40,8 @@ class Engine:
         self.process = process
         self.n_ctx: int | None = None
         self.models: tuple[Mapping[str, Any], ...] = ()
-        self.memory: Reading | None = None
+        self.at_warm_up: Reading | None = None
+        self.memory: Reading | None = None  # the latest
         self._launch = launch
         self._place = place
         self._log = log
@@ -76,7 +77,7 @@ class Engine:
         trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
         if trouble is not None:
             raise EngineFailed(Cause.WARM_UP, f"the warm-up generation failed: {trouble}")
-        self.memory = await asyncio.to_thread(memory.read_tree, self.process.pid)
+        self.memory = self.at_warm_up = await asyncio.to_thread(memory.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
         self.models = await probe.models(self.upstream, profile.models_path)
 

@@ -1,6 +1,6 @@
 """One engine after another, by the lifecycle table, until the instance is stopped or fails for good.
 
-Every change of state goes through `_step`, which writes the one log line and tells the metrics.
+Only its own task, `run`, starts and ends processes; everybody else asks.
 """
 
 import asyncio
@@ -16,38 +16,35 @@ from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
 from slotproxy.instances.launch import HOST, Launch
 from slotproxy.instances.leases import Leases
-from slotproxy.instances.lifecycle import Event, State, advance
+from slotproxy.instances.lifecycle import Event, State
+from slotproxy.instances.memory import Reading
 from slotproxy.instances.probe import Probe
-from slotproxy.instances.snapshot import Kind, Member, OnTransition, Transition
+from slotproxy.instances.snapshot import Kind, Member, OnTransition
+from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
 OTHER_PORTS = 3  # tries on another port before a taken one is a failure
 LAST_GASP = 0.3  # seconds for an engine that misbehaves because it is dying
-LEVELS = {State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
 
 
 class Instance:
-    """Runs one engine. Others ask it to `stop`, `restart` or `drain`; its own task, `run`, does it."""
+    """Runs one engine. Others ask it to `stop`, `restart` or `drain`."""
 
     def __init__(
         self, id: str, launch: Launch, directory: Path, leases: Leases, probe: Probe, on_transition: OnTransition, backoff: Backoff
     ) -> None:
         self.id = id
         self.directory = directory
-        self.state = State.STOPPED
-        self.failure: Failure | None = None  # the last one
+        self.standing = Standing(Kind.INSTANCE, id, on_transition)
         self._launch = launch
         self._leases = leases
         self._probe = probe
-        self._on_transition = on_transition
         self._history = History(policy=backoff)
         self._loop = asyncio.get_running_loop()
-        self._since = self._loop.time()
         self._ready_at = 0.0  # when the engine became ready; 0: it did not yet
         self._engine: Engine | None = None
-        self._restarts = 0
         self._port_tries = 0
         self._stopping = False
         self._summons: asyncio.Future[Failure | None] = self._loop.create_future()
@@ -68,7 +65,7 @@ class Instance:
         return Member(
             id=self.id,
             kind=Kind.INSTANCE,
-            state=self.state,
+            state=self.standing.state,
             pid=None if engine is None else engine.process.pid,
             host=HOST,
             port=0 if engine is None else engine.upstream.port,
@@ -76,15 +73,20 @@ class Instance:
             slots=1,
             leased=0 if engine is None else self._leases.leased(engine.upstream),
             memory=None if engine is None else engine.memory,
-            restarts=self._restarts,
-            reason="" if self.failure is None else self.failure.sentence,
-            since=self._since,
+            restarts=self.standing.restarts,
+            reason=self.standing.reason,
+            since=self.standing.since,
         )
+
+    @property
+    def at_warm_up(self) -> Reading | None:
+        """Memory right after the warm-up generation."""
+        return None if self._engine is None else self._engine.at_warm_up
 
     async def first_outcome(self) -> State:
         """READY, FAILED or STOPPED: whichever comes first."""
         await asyncio.shield(self._first_outcome)
-        return self.state
+        return self.standing.state
 
     async def gone(self, upstream: Upstream) -> None:
         """Return once the engine behind `upstream` is no more."""
@@ -124,9 +126,9 @@ class Instance:
 
     def drain(self) -> None:
         """Take no new leases; an engine that ends from now on stays down."""
-        if self.state is State.READY:
+        if self.standing.state is State.READY:
             out = self._withdraw()
-            self._step(Event.DRAIN, f"{out} in flight")
+            self.standing.step(Event.DRAIN, f"{out} in flight")
 
     # Its life
 
@@ -137,9 +139,8 @@ class Instance:
                 failure = await self._live()
                 if failure is None or not await self._recover(failure):
                     break
-                self._restarts += 1
-            if self.state is not State.STOPPED:
-                self._step(Event.STOP)
+            if self.standing.state is not State.STOPPED:
+                self.standing.step(Event.STOP)
         finally:
             self._settle()
 
@@ -147,13 +148,13 @@ class Instance:
         """One process from spawn to exit: why it ended, None when we wanted it to."""
         self._summons = self._loop.create_future()
         self._ready_at = 0.0
-        self._step(Event.START)
+        self.standing.step(Event.START)
         try:
             async with spawned(self.id, self._launch, self.directory) as engine:
                 self._engine = engine
                 return await self._attend(engine)
         except EngineFailed as failed:
-            self._step(Event.EXITED, failed.failure.sentence)
+            self.standing.step(Event.EXITED, failed.failure.sentence)
             return failed.failure
         finally:
             self._withdraw()
@@ -171,9 +172,9 @@ class Instance:
             return await self._mourn(engine, failure)
         if self._summons.done():
             failure = self._summons.result()
-        self._step(Event.STOP, "" if failure is None else failure.sentence)
+        self.standing.step(Event.STOP, "" if failure is None else failure.sentence)
         ended = await engine.process.stop(self._launch.profile.stop)
-        self._step(Event.EXITED, ended.sentence)
+        self.standing.step(Event.EXITED, ended.sentence)
         return failure
 
     async def _until_ready(self, engine: Engine) -> Failure | None:
@@ -191,13 +192,13 @@ class Instance:
         try:
             await engine.wait_until_ready(self._probe)
             where = f"pid {engine.process.pid}, port {engine.upstream.port}"
-            self._step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
+            self.standing.step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
             await engine.warm_up(self._probe)
         except EngineFailed as failed:
             return failed.failure
         self._port_tries = 0
         self._ready_at = self._loop.time()
-        self._step(Event.WARMED, f"{self._ready_at - began:.2f} s, context {engine.n_ctx or 'unknown'}")
+        self.standing.step(Event.WARMED, f"{self._ready_at - began:.2f} s, context {engine.n_ctx or 'unknown'}")
         self._leases.add(engine.upstream)
         self._settle()
         return None
@@ -205,20 +206,20 @@ class Instance:
     async def _mourn(self, engine: Engine, suspected: Failure | None) -> Failure | None:
         """The engine ended by itself."""
         failure = await engine.post_mortem(suspected)
-        wanted = self._stopping or self.state is State.DRAINING
-        self._step(Event.EXITED, failure.sentence)
+        wanted = self._stopping or self.standing.state is State.DRAINING
+        self.standing.step(Event.EXITED, failure.sentence)
         return None if wanted else failure
 
     async def _recover(self, failure: Failure) -> bool:
         """Wait as long as is due before the next start; False when there is to be none."""
-        self.failure = failure
+        self.standing.failure = failure
         if self._stopping:
             return False
-        if self.state is State.STOPPED:
-            self._step(Event.DELAYED, failure.sentence)
+        if self.standing.state is State.STOPPED:
+            self.standing.step(Event.DELAYED, failure.sentence)
         self._summons = self._loop.create_future()
         if self._is_final(failure):
-            self._step(Event.GAVE_UP, failure.sentence)
+            self.standing.step(Event.GAVE_UP, failure.sentence)
             self._settle()
             await asyncio.wait({self._summons})
             self._history = History(policy=self._history.policy)
@@ -251,12 +252,3 @@ class Instance:
     def _settle(self) -> None:
         if not self._first_outcome.done():
             self._first_outcome.set_result(None)
-
-    def _step(self, event: Event, detail: str = "") -> None:
-        before, self.state = self.state, advance(self.state, event)
-        self._since = self._loop.time()
-        text = f" ({detail})" if detail else ""
-        level = LEVELS.get(self.state, logging.INFO)
-        logger.log(level, "instance %s: %s -> %s%s", self.id, before.value, self.state.value, text)
-        cause = "" if self.failure is None else self.failure.cause.value
-        self._on_transition(Transition(instance=self.id, before=before, after=self.state, cause=cause))

@@ -11,7 +11,11 @@ from slotproxy.instances.errors import InstanceError
 
 
 class LockHeld(InstanceError):
-    """Another process holds the lock; the message names it."""
+    """Another process holds the lock; `holder` names it."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"{path} is already used by {holder}")
+        self.holder = holder
 
 
 class FileLock:
@@ -29,7 +33,7 @@ class FileLock:
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise LockHeld(f"{path} is already used by {holder}") from None
+            raise LockHeld(path, holder) from None
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
