@@ -56,15 +56,9 @@ class Access:
 
     def check_origin(self, origin: str | None, host: str) -> None:
         """Raises Refusal if a web page that was not allowed makes the request."""
-        if origin is None or self.allows(origin):
-            return
-        match = _WEB_ORIGIN.match(origin)
-        if match is None or match.group(1).lower() == host.lower() or self._is_trusted(match.group(1)):
+        if origin is None or self.keys or self.allows(origin) or not _is_foreign(origin, host):
             return
         raise forbidden("origin_not_allowed", f"Pages of {origin[:100]!r} are not allowed here (--cors-origin allows them).")
-
-    def _is_trusted(self, authority: str) -> bool:
-        return bool(self.keys) or (valid_host(authority) and is_local_name(host_name(authority)))
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
         """Raises Refusal unless one of the keys was sent, or none is configured."""
@@ -97,6 +91,15 @@ class Access:
             "Access-Control-Max-Age": "600",
             "Vary": "Origin",
         }
+
+
+def _is_foreign(origin: str, host: str) -> bool:
+    """Whether a page of the web sends `origin`, not a program (vscode-webview:, tauri:) or a page of this machine."""
+    match = _WEB_ORIGIN.match(origin)
+    if match is None:
+        return origin == "null"  # what any page's sandboxed frame sends
+    authority = match.group(1).lower()
+    return authority != host.lower() and not (valid_host(authority) and is_local_name(host_name(authority)))
 
 
 def _matches(given: str, keys: Iterable[str]) -> bool:

@@ -29,7 +29,9 @@ from slotproxy.proxy.relay import EngineConnection, Failure, IdleConnections, Ki
 logger = logging.getLogger(__name__)
 
 TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
+_BLAMELESS = {Kind.SLOW_CLIENT, Kind.SHUTDOWN}
 _TIMEOUTS = {Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT}
+_FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 _BODILESS = {"GET", "HEAD", "OPTIONS", "DELETE"}
 
 
@@ -89,7 +91,8 @@ class Forwarder:
             failure = await self._exchange(lease, request, answer, outcome)
             if failure is None:
                 return
-            self._metrics.upstream_failed(failure.kind.value)
+            if failure.kind not in _BLAMELESS:
+                self._metrics.upstream_failed(failure.kind.value)
             logger.warning("request %s: instance %s: %s", request.request_id, lease.upstream.instance, failure.text)
             tried.add(lease.upstream)
             refusal = _refusal(failure)
@@ -97,7 +100,7 @@ class Forwarder:
                 outcome.error = refusal.code
                 answer.cut(refusal)
                 return
-            if failure.kind in _TIMEOUTS or len(tried) >= TRIES or not self._another(tried):
+            if failure.kind in _FINAL or len(tried) >= TRIES or not self._another(tried):
                 raise refusal
             self._metrics.retried(failure.kind.value)
 
@@ -111,10 +114,11 @@ class Forwarder:
             began = loop.time()
             outcome.queued = True
             try:
-                return await self._leases.wait(limits.queue_timeout, tried)
+                lease = await self._leases.wait(limits.queue_timeout, tried)
             finally:
                 outcome.queue_wait += loop.time() - began
-                outcome.queued = False
+            outcome.queued = False
+            return lease
         except QueueFull:
             self._metrics.queue_rejected("full")
             raise errors.queue_full(limits.queue, self._expected_wait()) from None
@@ -151,7 +155,7 @@ class Forwarder:
                 connection = None
             if failure is None:
                 hand_back = lease.release
-            elif failure.kind is not Kind.SLOW_CLIENT:
+            elif failure.kind not in _BLAMELESS:
                 self._leases.owner.failed(upstream, "hang" if failure.kind in _TIMEOUTS else failure.kind.value)
             return failure
         finally:
@@ -199,6 +203,11 @@ class Forwarder:
                 answer.break_off(Failure(Kind.STALL_TIMEOUT, text))
         self.idle.expire(now)
 
+    def break_off(self) -> None:
+        """End every active exchange now: nobody waits for them any longer."""
+        for answer in list(self._active):
+            answer.break_off(Failure(Kind.SHUTDOWN, "the proxy is shutting down"))
+
 
 def _record(answer: Answer, outcome: Outcome) -> None:
     if answer.begun:
@@ -217,6 +226,8 @@ def _own_fields(request: Request, lease: Lease, outcome: Outcome) -> bytes:
 
 
 def _refusal(failure: Failure) -> errors.Refusal:
+    if failure.kind is Kind.SHUTDOWN:
+        return errors.shutting_down()
     if failure.kind in _TIMEOUTS:
         return errors.upstream_timeout(failure.text)
     return errors.upstream_failed(failure.text, sent=failure.kind is not Kind.REFUSED)

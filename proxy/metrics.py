@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.snapshot import Snapshot
+from slotproxy.instances.snapshot import Snapshot, Transition
 from slotproxy.proxy.outcome import Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -97,8 +97,10 @@ class Metrics:
     def retried(self, reason: str) -> None:
         self._retries.labels(reason).inc()
 
-    def restarted(self, instance: str, reason: str) -> None:
-        self._restarts.labels(instance, reason).inc()
+    def moved(self, transition: Transition) -> None:
+        """An instance changed its state."""
+        if transition.before is State.BACKOFF and transition.after is State.STARTING:
+            self._restarts.labels(transition.instance, transition.cause or "unknown").inc()
 
     def decided(self, decision: str, reason: str) -> None:
         self._decisions.labels(decision, reason).inc()
@@ -131,12 +133,12 @@ def _slots(snapshot: Snapshot) -> Iterator[Metric]:
     free = busy = 0
     states = dict.fromkeys((state.value for state in State), 0)
     per_instance = GaugeMetricFamily("slotproxy_instance_busy", "Leased slots of an instance.", labels=["instance"])
-    for instance in snapshot.instances:
-        states[instance.state.value] += 1
-        per_instance.add_metric([instance.id], instance.leased)
-        busy += instance.leased
-        if instance.state is State.READY:
-            free += max(0, instance.slots - instance.leased)
+    for member in snapshot.members:
+        states[member.state.value] += 1
+        per_instance.add_metric([member.id], member.leased)
+        busy += member.leased
+        if member.state is State.READY:
+            free += max(0, member.slots - member.leased)
     slots = GaugeMetricFamily("slotproxy_slots", "Slots of instances, by state.", labels=["state"])
     slots.add_metric(["free"], free)
     slots.add_metric(["busy"], busy)
@@ -152,11 +154,11 @@ def _memory(snapshot: Snapshot) -> Iterator[Metric]:
     per_instance = GaugeMetricFamily(
         "slotproxy_instance_memory_bytes", "Memory of an instance's process tree.", labels=["instance", "kind"]
     )
-    for instance in snapshot.instances:
-        reading = instance.memory
+    for member in snapshot.members:
+        reading = member.memory
         if reading is not None:
             for kind, value in (("rss", reading.rss), ("pss", reading.pss), ("uss", reading.private)):
-                per_instance.add_metric([instance.id, kind], value)
+                per_instance.add_metric([member.id, kind], value)
     yield per_instance
     used, limit = snapshot.memory_used, snapshot.memory_limit
     yield GaugeMetricFamily("slotproxy_memory_used_bytes", "Memory of all instances, the governed metric.", used)

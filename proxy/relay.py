@@ -34,6 +34,7 @@ class Kind(enum.Enum):
     PREFILL_TIMEOUT = "prefill-timeout"
     STALL_TIMEOUT = "stall-timeout"
     SLOW_CLIENT = "slow-client"  # the client stopped reading: the engine is fine
+    SHUTDOWN = "shutdown"  # we are going, the engine is fine
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.snapshot import InstanceStatus, Snapshot
+from slotproxy.instances.snapshot import Member, Snapshot
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.answer import Request
@@ -48,12 +48,19 @@ class Routes:
     """The handler of `front.Front`."""
 
     def __init__(
-        self, forwarder: Forwarder, metrics: Metrics, access: Access, snapshot: Callable[[], Snapshot], max_body: int
+        self,
+        forwarder: Forwarder,
+        metrics: Metrics,
+        access: Access,
+        snapshot: Callable[[], Snapshot],
+        queued: Callable[[], int],
+        max_body: int,
     ) -> None:
         self._forwarder = forwarder
         self._metrics = metrics
         self._access = access
         self._snapshot = snapshot
+        self._queued = queued
         self._max_body = max_body
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
@@ -165,16 +172,16 @@ class Routes:
 
     def _health(self) -> web.Response:
         snapshot = self._snapshot()
-        ready = sum(1 for instance in snapshot.instances if instance.state is State.READY)
-        busy = sum(instance.leased for instance in snapshot.instances)
-        counts = {"instances": len(snapshot.instances), "ready": ready, "busy": busy, "queued": snapshot.queued}
+        ready = sum(member.state is State.READY for member in snapshot.members)
+        busy = sum(member.leased for member in snapshot.members)
+        counts = {"instances": len(snapshot.members), "ready": ready, "busy": busy, "queued": self._queued()}
         return _json({"status": "ok", **counts})
 
     def _ready(self) -> web.Response:
         snapshot = self._snapshot()
-        ready = [instance.id for instance in snapshot.instances if instance.state is State.READY]
+        ready = [member.id for member in snapshot.members if member.state is State.READY]
         if ready and not self.draining:
-            return _json({"status": "ready", "ready": len(ready), "instances": len(snapshot.instances)})
+            return _json({"status": "ready", "ready": len(ready), "instances": len(snapshot.members)})
         return _json({"status": "not ready", "reason": self._why_not(snapshot)}, 503)
 
     def _why_not(self, snapshot: Snapshot) -> str:
@@ -182,32 +189,43 @@ class Routes:
             return "shutting down"
         if snapshot.hopeless is not None:
             return snapshot.hopeless
-        states = ", ".join(f"{i.id} is {i.state.value}" + (f" ({i.reason})" if i.reason else "") for i in snapshot.instances)
+        states = ", ".join(f"{m.id} is {m.state.value}" + (f" ({m.reason})" if m.reason else "") for m in snapshot.members)
         return f"no instance is ready: {states}" if states else "no instance has been started yet"
 
     def _page(self) -> web.Response:
         return web.Response(body=self._metrics.page(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE})
 
     def _slots(self) -> web.Response:
-        entries = [entry for instance in self._snapshot().instances for entry in _slot_entries(instance)]
+        entries = [entry for member in self._snapshot().members for entry in _slot_entries(member)]
         return _json([{"id": number, **entry} for number, entry in enumerate(entries)])
 
     def _models(self) -> web.Response:
-        return _json({"object": "list", "data": list(self._snapshot().models)})
+        snapshot = self._snapshot()
+        return _json({"object": "list", "data": [_with_context(model, snapshot.n_ctx) for model in snapshot.models]})
 
 
-def _slot_entries(instance: InstanceStatus) -> list[dict[str, Any]]:
+def _slot_entries(member: Member) -> list[dict[str, Any]]:
     """llama-server's shape, one per slot, and who it belongs to."""
     return [
         {
-            "n_ctx": instance.n_ctx,
-            "is_processing": number < instance.leased,
-            "instance": instance.id,
-            "state": instance.state.value,
-            "pid": instance.pid,
+            "n_ctx": member.n_ctx,
+            "is_processing": number < member.leased,
+            "instance": member.id,
+            "state": member.state.value,
+            "pid": member.pid,
         }
-        for number in range(instance.slots)
+        for number in range(member.slots)
     ]
+
+
+def _with_context(model: Mapping[str, Any], n_ctx: int | None) -> dict[str, Any]:
+    """An engine's model object with the context every instance has, in the places where engines say it."""
+    copy = dict(model)
+    if n_ctx is not None:
+        if isinstance(meta := copy.get("meta"), dict):
+            copy["meta"] = {**meta, "n_ctx": n_ctx}
+        copy["context_length"] = n_ctx
+    return copy
 
 
 def _origin_form(target: str) -> str:

@@ -1,0 +1,183 @@
+import asyncio
+
+import pytest
+
+from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.pool import Pool
+from slotproxy.instances.upstream import Upstream
+
+SOON = 5.0
+
+
+def upstream(name: str, slots: int = 1) -> Upstream:
+    return Upstream(instance=name, host="127.0.0.1", port=1, slots=slots)
+
+
+def leases_with(*members: Upstream, queue_limit: int = 4) -> Leases:
+    leases = Leases(Pool(queue_limit))
+    for member in members:
+        leases.add(member)
+    return leases
+
+
+async def queued(leases: Leases, count: int = 1) -> None:
+    while leases.queued < count:
+        await asyncio.sleep(0)
+
+
+async def test_a_free_slot_is_taken_without_waiting() -> None:
+    leases = leases_with(upstream("a"))
+    lease = leases.take()
+    assert lease is not None
+    assert lease.upstream.instance == "a"
+    assert leases.take() is None
+
+
+async def test_a_release_hands_the_slot_to_the_next_in_line() -> None:
+    leases = leases_with(upstream("a"))
+    first = leases.take()
+    assert first is not None
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    first.release()
+    assert (await waiting).upstream is first.upstream
+
+
+async def test_a_lease_released_twice_is_released_once() -> None:
+    member = upstream("a", slots=2)
+    leases = leases_with(member)
+    one, two = leases.take(), leases.take()
+    assert one is not None
+    assert two is not None
+    one.release()
+    one.release()
+    assert leases.leased(member) == 1
+
+
+async def test_a_cancelled_waiter_leaves_the_queue_at_once() -> None:
+    leases = leases_with(upstream("a"))
+    leases.take()
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert leases.queued == 0
+
+
+@pytest.mark.parametrize("cancel_first", [True, False])
+async def test_a_cancel_and_a_grant_in_one_tick_leave_the_slot_free(cancel_first: bool) -> None:
+    leases = leases_with()
+    member = upstream("a")
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    if cancel_first:
+        waiting.cancel()
+        leases.add(member)
+    else:
+        leases.add(member)
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert leases.leased(member) == 0
+    assert leases.take() is not None
+
+
+async def test_a_slot_given_to_a_cancelled_waiter_goes_on_to_the_one_behind_it() -> None:
+    leases = leases_with()
+    first, second = (asyncio.ensure_future(leases.wait(SOON)) for _ in range(2))
+    await queued(leases, 2)
+    leases.add(upstream("a"))
+    first.cancel()
+    assert (await second).upstream.instance == "a"
+
+
+async def test_the_wait_is_bounded() -> None:
+    leases = leases_with()
+    with pytest.raises(QueueTimeout):
+        await leases.wait(0.001)
+    assert leases.queued == 0
+
+
+async def test_the_queue_is_bounded() -> None:
+    leases = leases_with(queue_limit=0)
+    with pytest.raises(QueueFull):
+        await leases.wait(SOON)
+
+
+async def test_an_excluded_upstream_is_not_granted() -> None:
+    bad, good = upstream("bad"), upstream("good")
+    leases = leases_with(bad)
+    waiting = asyncio.ensure_future(leases.wait(SOON, {bad}))
+    await queued(leases)
+    leases.add(good)
+    assert (await waiting).upstream is good
+
+
+async def test_a_refusal_reaches_the_queued_and_the_new_each_with_an_exception_of_its_own() -> None:
+    leases = leases_with()
+    waiting = [asyncio.ensure_future(leases.wait(SOON)) for _ in range(2)]
+    await queued(leases, 2)
+    leases.refuse(ShuttingDown)
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in errors] == [ShuttingDown, ShuttingDown]
+    assert errors[0] is not errors[1]
+    with pytest.raises(ShuttingDown):
+        leases.take()
+    leases.refuse(lambda: NoInstances("all gone"))
+    with pytest.raises(NoInstances, match="all gone"):
+        await leases.wait(SOON)
+
+
+async def test_after_accept_slots_are_leased_again() -> None:
+    leases = leases_with(upstream("a"))
+    leases.refuse(ShuttingDown)
+    leases.accept()
+    assert leases.take() is not None
+
+
+async def test_drained_returns_when_the_last_lease_of_a_withdrawn_upstream_is_back() -> None:
+    member = upstream("a", slots=2)
+    leases = leases_with(member)
+    held = [leases.take(), leases.take()]
+    assert leases.withdraw(member) == 2
+    drained = asyncio.ensure_future(leases.drained(member))
+    for lease in held:
+        await asyncio.sleep(0)
+        assert not drained.done()
+        assert lease is not None
+        lease.release()
+    await asyncio.wait_for(drained, SOON)
+    assert leases.take() is None
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.lost: list[Lease] = []
+
+    def abandoned(self, lease: Lease) -> None:
+        self.lost.append(lease)
+
+    def failed(self, upstream: Upstream, reason: str) -> None: ...
+
+
+async def test_an_abandoned_slot_stays_busy_until_its_owner_releases_it() -> None:
+    leases = leases_with(upstream("a"))
+    leases.owner = owner = Owner()
+    lease = leases.take()
+    assert lease is not None
+    lease.abandon()
+    assert leases.take() is None
+    owner.lost[0].release()
+    assert leases.take() is not None
+
+
+async def test_a_released_lease_cannot_be_abandoned() -> None:
+    leases = leases_with(upstream("a"))
+    leases.owner = owner = Owner()
+    lease = leases.take()
+    assert lease is not None
+    lease.release()
+    lease.abandon()
+    assert owner.lost == []

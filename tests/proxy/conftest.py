@@ -1,0 +1,211 @@
+"""The data plane without processes: a front on a free port, leases on engines that are scripts of bytes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.pool import Pool
+from slotproxy.instances.snapshot import Kind, Member, Snapshot
+from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy.access import Access
+from slotproxy.proxy.forward import Forwarder, Limits
+from slotproxy.proxy.front import Front
+from slotproxy.proxy.metrics import Metrics
+from slotproxy.proxy.routes import Routes
+
+SOON = 5.0
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Script:
+    """An engine that is a function of one connection's streams. Remembers what it was sent."""
+
+    talk: Talk
+    port: int = 0
+    connections: int = 0
+    heads: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def request(self, reader: asyncio.StreamReader) -> bytes:
+        """One whole request; its head."""
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = 0
+        for line in head.lower().split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        self.heads.append(head)
+        self.bodies.append(await reader.readexactly(length))
+        return head
+
+
+def answering(*answers: bytes) -> Script:
+    """An engine that gives these answers in turn, the last for ever, and keeps its connections."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await script.request(reader)
+            writer.write(answers[min(len(script.heads), len(answers)) - 1])
+
+    script = Script(talk)
+    return script
+
+
+@dataclass
+class Owner:
+    """Remembers what the data plane reports; gives abandoned slots back only when told."""
+
+    lost: list[Lease] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    def abandoned(self, lease: Lease) -> None:
+        self.lost.append(lease)
+
+    def failed(self, upstream: Upstream, reason: str) -> None:
+        self.failures.append((upstream.instance, reason))
+
+
+@dataclass
+class Stack:
+    port: int
+    leases: Leases
+    owner: Owner
+    forwarder: Forwarder
+    metrics: Metrics
+    routes: Routes
+    upstreams: list[Upstream]
+
+    async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send `request` on a connection of its own; everything that came back until the proxy closed it."""
+        reader, writer = await self.client()
+        writer.write(request)
+        try:
+            return await asyncio.wait_for(reader.read(), SOON)
+        finally:
+            writer.close()
+
+    def metric(self, line: str) -> float:
+        for found in self.metrics.page().decode().splitlines():
+            if found.startswith(line + " "):
+                return float(found.rpartition(" ")[2])
+        return 0.0
+
+
+MakeStack = Callable[..., Awaitable[Stack]]
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[MakeStack]:
+    async with AsyncExitStack() as exits:
+
+        async def start(
+            *scripts: Script,
+            queue: int = 4,
+            queue_timeout: float = SOON,
+            prefill_timeout: float = SOON,
+            stall_timeout: float = SOON,
+            keepalive: float = 4.0,
+            write_stall: float = 0.0,
+            max_body: int = 1 << 20,
+            keys: tuple[str, ...] = (),
+        ) -> Stack:
+            upstreams = []
+            for number, script in enumerate(scripts):
+                script.port = await _engine(exits, script)
+                upstreams.append(
+                    Upstream(
+                        instance=str(number), host="127.0.0.1", port=script.port, keepalive=keepalive, write_stall=write_stall
+                    )
+                )
+            leases = Leases(Pool(queue))
+            leases.owner = owner = Owner()
+            for upstream in upstreams:
+                leases.add(upstream)
+            metrics = Metrics(lambda: snapshot_of(leases, upstreams), lambda: leases.queued)
+            limits = Limits(
+                queue=queue, queue_timeout=queue_timeout, prefill_timeout=prefill_timeout, stall_timeout=stall_timeout
+            )
+            forwarder = Forwarder(leases, limits, metrics, strip_credentials=bool(keys))
+            routes = Routes(
+                forwarder, metrics, Access(keys=keys), lambda: snapshot_of(leases, upstreams), lambda: leases.queued, max_body
+            )
+            front = Front(routes.handle)
+            server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
+            exits.callback(server.close)
+            exits.push_async_callback(front.shutdown, 0.01)
+            exits.callback(forwarder.break_off)
+            exits.callback(forwarder.idle.close)
+            port = server.sockets[0].getsockname()[1]
+            return Stack(port, leases, owner, forwarder, metrics, routes, upstreams)
+
+        yield start
+
+
+async def _engine(exits: AsyncExitStack, script: Script) -> int:
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        script.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await script.talk(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except asyncio.CancelledError:
+            pass  # the test is over; streams would report it as an error
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+
+    async def stop() -> None:
+        server.close()
+        for task in list(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    exits.push_async_callback(stop)
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def snapshot_of(leases: Leases, upstreams: list[Upstream]) -> Snapshot:
+    members = tuple(
+        Member(
+            id=upstream.instance,
+            kind=Kind.UPSTREAM,
+            state=State.READY,
+            pid=None,
+            host=upstream.host,
+            port=upstream.port,
+            n_ctx=2048,
+            slots=upstream.slots,
+            leased=leases.leased(upstream),
+            memory=None,
+            restarts=0,
+            reason="",
+            since=0.0,
+        )
+        for upstream in upstreams
+    )
+    return Snapshot(
+        members=members,
+        memory_used=0,
+        memory_limit=1,
+        memory_source="",
+        decisions=(),
+        models=({"id": "demo", "meta": {"n_ctx": 8192}},),
+        settled=True,
+        hopeless=None,
+    )

@@ -1,0 +1,80 @@
+import pytest
+
+from slotproxy.proxy.access import Access, is_local_name
+from slotproxy.proxy.errors import Refusal
+
+OPEN = Access()
+KEYED = Access(keys=("one", "two"))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key"),
+    [("Bearer one", None), ("bearer   two", None), (None, "two"), ("Basic abc", "one")],
+)
+def test_any_of_the_keys_opens(authorization: str | None, api_key: str | None) -> None:
+    KEYED.check_key(authorization, api_key)
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key"),
+    [(None, None), ("Bearer three", None), ("Bearer", None), ("one", None), ("Bearer three", "one"), (None, "ONE")],
+)
+def test_nothing_else_does(authorization: str | None, api_key: str | None) -> None:
+    with pytest.raises(Refusal) as caught:
+        KEYED.check_key(authorization, api_key)
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+    assert caught.value.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_keys_do_not_show_in_a_repr() -> None:
+    assert "one" not in repr(KEYED)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]", "", "mybox", "host.docker.internal:80", "a.local"])
+def test_a_loopback_server_answers_to_names_nobody_else_controls(host: str) -> None:
+    OPEN.check_host([host], required=True)
+
+
+def test_it_does_not_answer_to_a_name_of_the_internet() -> None:
+    with pytest.raises(Refusal) as caught:
+        OPEN.check_host(["attacker.example"], required=True)
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("access", [KEYED, Access(loopback=False), Access(name="ai.example")])
+def test_unless_keys_a_public_address_or_that_name_were_configured(access: Access) -> None:
+    access.check_host(["ai.example:8080"], required=True)
+
+
+@pytest.mark.parametrize(("hosts", "required"), [([], True), (["a", "a"], True), (["a", "b"], False), (["a b"], True)])
+def test_a_missing_double_or_broken_host_is_malformed(hosts: list[str], required: bool) -> None:
+    with pytest.raises(Refusal) as caught:
+        OPEN.check_host(hosts, required=required)
+    assert (caught.value.status, caught.value.close) == (400, True)
+
+
+@pytest.mark.parametrize("origin", [None, "http://localhost:3000", "http://127.0.0.1", "vscode-webview://x", "http://h:1"])
+def test_local_pages_and_programs_may_ask(origin: str | None) -> None:
+    OPEN.check_origin(origin, "h:1")
+
+
+def test_a_foreign_page_may_not_unless_it_is_allowed() -> None:
+    for origin in ("https://evil.example", "null", "http://127.0.0.1.evil.example", "http://u@127.0.0.1"):
+        with pytest.raises(Refusal):
+            OPEN.check_origin(origin, "127.0.0.1")
+    for origins in (("https://evil.example",), ("*",)):
+        access = Access(cors_origins=origins)
+        access.check_origin("https://evil.example", "127.0.0.1")
+        assert b"Allow-Origin: https://evil.example\r\n" in access.cors_fields("https://evil.example")
+
+
+def test_a_preflight_is_answered_for_allowed_origins_only() -> None:
+    access = Access(cors_origins=("https://a.example",))
+    assert access.preflight_fields("https://a.example", "x-y")["Access-Control-Allow-Headers"] == "x-y"
+    with pytest.raises(Refusal):
+        access.preflight_fields("https://b.example", None)
+
+
+def test_local_names() -> None:
+    assert is_local_name("fe80::1%eth0")
+    assert not is_local_name("127.0.0.1.evil.example")

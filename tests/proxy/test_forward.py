@@ -1,0 +1,469 @@
+"""One request's way through lease, engine and answer, with engines that are scripts of bytes."""
+
+import asyncio
+import json
+import re
+from itertools import pairwise
+
+import pytest
+
+from slotproxy.instances.errors import ShuttingDown
+
+from .conftest import SOON, MakeStack, Script, Stack, answering
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+EVENT = b'data: {"x":1}\n\n'
+CHUNK = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+END = b"0\r\n\r\n"
+
+
+def post(body: bytes = b'{"messages":[]}', path: str = "/v1/chat/completions", fields: bytes = b"") -> bytes:
+    return (
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%bContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), fields, len(body), body)
+    )
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def code(answer: bytes) -> str:
+    found: str = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
+    return found
+
+
+def dechunked(body: bytes) -> tuple[bytes, bool]:
+    """The payload of a chunked body, and whether it was ended properly."""
+    out = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        count = int(size, 16)
+        if count == 0:
+            return out, body == b"\r\n"
+        out, body = out + body[:count], body[count + 2 :]
+    return out, False
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(SOON):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.001)
+
+
+async def all_free(stack: Stack) -> None:
+    await until(lambda: not any(stack.leases.leased(upstream) for upstream in stack.upstreams))
+
+
+async def test_an_answer_passes_with_our_headers_added(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    answer = await proxy.ask(post(fields=b"X-Request-Id: mine\r\n"))
+    assert status(answer) == 200
+    assert answer.endswith(b'\r\n\r\n{"ok":true}')
+    assert b"x-request-id: mine\r\nx-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 0\r\n" in answer
+    assert engine.bodies == [b'{"messages":[]}']
+    assert b"x-request-id: mine\r\n" in engine.heads[0]
+    await all_free(proxy)
+
+
+async def test_every_cut_of_a_stream_leaves_its_bytes_alone(stack: MakeStack) -> None:
+    raw = HEAD + CHUNK * 2 + b"5;ext=1\r\n: hi\n\r\n" + CHUNK + END
+    cut = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for cut in range(1, len(raw)):
+            await engine.request(reader)
+            for start, end in pairwise((0, cut, len(raw))):
+                writer.write(raw[start:end])
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    for cut in range(1, len(raw)):
+        answer = await proxy.ask(post())
+        body, ended = dechunked(answer.partition(b"\r\n\r\n")[2])
+        assert (body, ended) == (EVENT * 2 + b": hi\n" + EVENT, True), cut
+        assert b"X-Accel-Buffering: no" in answer
+    assert engine.connections == 1
+
+
+async def test_events_leave_as_they_arrive_each_in_a_chunk_of_its_own(stack: MakeStack) -> None:
+    go = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(HEAD)
+        await go.wait()
+        writer.write(CHUNK + END)
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post())
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON)  # the head does not wait for an event
+    assert b"Transfer-Encoding: chunked" in head
+    go.set()
+    assert await asyncio.wait_for(reader.read(), SOON) == CHUNK + END
+    writer.close()
+
+
+async def test_a_connection_is_used_again(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    for _ in range(3):
+        assert status(await proxy.ask(post())) == 200
+    assert engine.connections == 1
+
+
+async def test_not_for_an_engine_that_takes_one_request_per_connection(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, keepalive=0)
+    for _ in range(3):
+        assert status(await proxy.ask(post())) == 200
+    assert engine.connections == 3
+
+
+async def test_a_kept_connection_the_engine_had_closed_is_replaced_silently(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(OK)
+        if engine.connections == 1:
+            await reader.readuntil(b"\r\n\r\n")  # the second request meets a closing engine
+            writer.transport.abort()
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    assert [status(await proxy.ask(post())) for _ in range(2)] == [200, 200]
+    assert engine.connections == 2
+    assert proxy.owner.failures == []
+    assert proxy.metric('slotproxy_retries_total{reason="stale"}') == 1
+
+
+async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"HTTP/1.1 200 OK\r\nContent-Le", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+     b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n"],
+    ids=["nothing", "half a head", "garbage", "empty 200", "two framings", "two lengths", "upgrade", "huge head"],
+)  # fmt: skip
+async def test_what_breaks_before_the_first_byte_is_tried_once_on_another_instance(stack: MakeStack, broken: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await bad.request(reader)
+        writer.write(broken)
+        await writer.drain()
+
+    bad, good = Script(talk), answering(OK)
+    proxy = await stack(bad, good)
+    answer = await proxy.ask(post())
+    assert status(answer) == 200
+    assert b"x-slotproxy-instance: 1" in answer
+    assert (len(bad.heads), len(good.heads)) == (1, 1)
+    assert [instance for instance, _ in proxy.owner.failures] == ["0"]
+
+
+async def test_and_not_on_a_third(stack: MakeStack) -> None:
+    engines = Script(die), Script(die), answering(OK)
+    proxy = await stack(*engines)
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry: false" in answer
+    assert engines[2].heads == []
+
+
+async def test_a_refused_connection_tells_sdks_that_a_retry_is_safe(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    proxy.leases.withdraw(proxy.upstreams[0])
+    from slotproxy.instances.upstream import Upstream
+
+    proxy.leases.add(Upstream(instance="x", host="127.0.0.1", port=1))
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry" not in answer
+
+
+async def test_an_engine_that_dies_in_its_stream_ends_in_an_error_event_and_no_clean_end(stack: MakeStack) -> None:
+    half = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(HEAD + CHUNK + b"7\r\ndata: {\r\n")
+        await half.wait()
+        writer.transport.abort()
+
+    engine, spare = Script(talk), answering(OK)
+    proxy = await stack(engine, spare)
+    reader, writer = await proxy.client()
+    writer.write(post())
+    begun = await asyncio.wait_for(reader.readuntil(b"data: {\r\n"), SOON)
+    half.set()
+    answer = begun + await asyncio.wait_for(reader.read(), SOON)
+    body, ended = dechunked(answer.partition(b"\r\n\r\n")[2])
+    assert not ended
+    *_, event, rest = body.split(b"\n\n")
+    assert rest == b""
+    assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "upstream_failed"
+    assert spare.heads == [], "a request is never sent again after the client saw a byte"
+    writer.close()
+
+
+async def test_a_body_that_ends_early_is_cut_off(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nfive!")
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post())
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await asyncio.wait_for(reader.readexactly(1000), SOON)
+    writer.close()
+
+
+async def test_a_body_until_close_is_framed_for_the_client(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    answer = await proxy.ask(post())
+    assert dechunked(answer.partition(b"\r\n\r\n")[2]) == (b"hello", True)
+    old = await proxy.ask(post().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert old.endswith(b"\r\n\r\nhello")
+    assert b"chunked" not in old
+
+
+async def test_interim_answers_are_not_passed_on(stack: MakeStack) -> None:
+    proxy = await stack(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK))
+    answer = await proxy.ask(post())
+    assert answer.count(b"HTTP/1.1") == 1
+    assert status(answer) == 200
+
+
+async def test_bodiless_answers_and_head_requests_end_with_their_head(stack: MakeStack) -> None:
+    proxy = await stack(answering(b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"))
+    assert (await proxy.ask(post())).startswith(b"HTTP/1.1 204 No Content\r\n")
+    head = await proxy.ask(b"HEAD /props HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    assert b"Content-Length: 99\r\n" in head
+    assert head.endswith(b"\r\n\r\n")
+    await all_free(proxy)
+
+
+async def test_surplus_bytes_of_an_engine_reach_nobody(stack: MakeStack) -> None:
+    engine = answering(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen", OK)
+    proxy = await stack(engine)
+    for _ in range(2):
+        answer = await proxy.ask(post())
+        assert answer.endswith(b'{"ok":true}')
+        assert b"stolen" not in answer
+
+
+async def test_an_engines_own_error_passes_untouched(stack: MakeStack) -> None:
+    proxy = await stack(answering(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 4\r\n\r\nbusy"))
+    answer = await proxy.ask(post())
+    assert answer.startswith(b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\n")
+    assert answer.endswith(b"busy")
+
+
+def silent() -> Script:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await script.request(reader)
+        await reader.read()
+
+    script = Script(talk)
+    return script
+
+
+async def test_a_client_that_leaves_resets_the_engines_connection_and_abandons_the_slot(stack: MakeStack) -> None:
+    engine = silent()
+    proxy = await stack(engine)
+    _, writer = await proxy.client()
+    writer.write(post())
+    await until(lambda: engine.heads)
+    writer.transport.abort()
+    await until(lambda: proxy.owner.lost)
+    assert proxy.leases.leased(proxy.upstreams[0]) == 1, "cancelled, but busy until the engine is known idle"
+    await until(lambda: proxy.metric('slotproxy_cancelled_total{phase="prefill"}') == 1)
+
+
+async def test_a_client_that_leaves_the_queue_reaches_no_engine(stack: MakeStack) -> None:
+    engine = silent()
+    proxy = await stack(engine)
+    _, first = await proxy.client()
+    first.write(post())
+    await until(lambda: engine.heads)
+    _, second = await proxy.client()
+    second.write(post())
+    await until(lambda: proxy.leases.queued)
+    second.transport.abort()
+    await until(lambda: not proxy.leases.queued)
+    await until(lambda: proxy.metric('slotproxy_cancelled_total{phase="queued"}') == 1)
+    assert len(engine.heads) == 1
+    first.close()
+
+
+async def test_a_client_that_leaves_in_the_tick_its_answer_ends_takes_no_slot_along(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    for _ in range(50):
+        reader, writer = await proxy.client()
+        writer.write(post())
+        await reader.read(1)
+        writer.transport.abort()
+    await until(lambda: proxy.metric("slotproxy_request_duration_seconds_count{route=\"/v1/chat/completions\"}") == 50)
+    for lease in proxy.owner.lost:
+        lease.release()
+    await all_free(proxy)
+    assert status(await proxy.ask(post())) == 200
+
+
+async def test_the_queue_is_bounded_in_length_and_in_time(stack: MakeStack) -> None:
+    proxy = await stack(silent(), queue=1, queue_timeout=0.05)
+    _, holder = await proxy.client()
+    holder.write(post())
+    await until(lambda: proxy.leases.leased(proxy.upstreams[0]))
+    waiting = asyncio.ensure_future(proxy.ask(post()))
+    await until(lambda: proxy.leases.queued)
+    full = await proxy.ask(post())
+    assert (status(full), code(full)) == (429, "queue_full")
+    timeout = await waiting
+    assert (status(timeout), code(timeout)) == (503, "queue_timeout")
+    for answer in (full, timeout):
+        found = re.search(rb"Retry-After: (\d+)\r\n", answer)
+        assert found
+        assert 1 <= int(found.group(1)) <= 60
+    holder.close()
+
+
+async def test_with_no_engine_ready_the_wait_ends_in_loading_model(stack: MakeStack) -> None:
+    proxy = await stack(queue_timeout=0.01)
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (503, "loading_model")
+
+
+async def test_queued_requests_are_refused_at_once_when_the_proxy_drains(stack: MakeStack) -> None:
+    proxy = await stack()
+    waiting = asyncio.ensure_future(proxy.ask(post()))
+    await until(lambda: proxy.leases.queued)
+    proxy.leases.refuse(ShuttingDown)
+    answer = await waiting
+    assert (status(answer), code(answer)) == (503, "shutting_down")
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize("began", [False, True])
+async def test_a_hung_engine_is_given_up_at_its_deadline(stack: MakeStack, began: bool) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        if began:
+            writer.write(HEAD + CHUNK)
+        await reader.read()
+
+    engine = Script(talk)
+    proxy = await stack(engine, answering(OK), prefill_timeout=0.5, stall_timeout=0.2)
+    answering_now = asyncio.ensure_future(proxy.ask(post()))
+    await until(lambda: engine.heads)
+    loop = asyncio.get_running_loop()
+    while not answering_now.done():
+        proxy.forwarder.sweep(loop.time())
+        await asyncio.sleep(0.01)
+    answer = await answering_now
+    if began:
+        body, ended = dechunked(answer.partition(b"\r\n\r\n")[2])
+        assert b"upstream_timeout" in body
+        assert not ended
+    else:
+        assert (status(answer), code(answer)) == (504, "upstream_timeout")
+        assert b"x-should-retry: false" in answer
+    assert proxy.owner.failures == [("0", "hang")]
+
+
+@pytest.mark.parametrize("write_stall", [0.0, 2.0])
+async def test_a_client_that_does_not_read_costs_bounded_memory(stack: MakeStack, write_stall: float) -> None:
+    sent = 0
+    piece = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await engine.request(reader)
+        writer.write(HEAD)
+        for _ in range(4096):  # 64 MiB
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    engine = Script(talk)
+    proxy = await stack(engine, write_stall=write_stall, stall_timeout=0.2)
+    _, writer = await proxy.client()
+    writer.write(post())
+    loop = asyncio.get_running_loop()
+    before = -1
+    while before != sent or not sent:
+        before = sent
+        await asyncio.sleep(0.1)
+    assert sent < 24 << 20, "what the sockets and the proxy hold together"
+    while not proxy.owner.lost:
+        proxy.forwarder.sweep(loop.time())
+        await asyncio.sleep(0.01)
+    assert proxy.owner.failures == [], "the engine is not to blame"
+    writer.close()
+
+
+async def test_a_slow_reader_gets_every_byte(stack: MakeStack) -> None:
+    total = 8 << 20
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        for _ in range(total >> 16):
+            writer.write(b"x" * (1 << 16))
+            await writer.drain()
+        await reader.read()
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post())
+    await asyncio.sleep(0.1)
+    answer = await asyncio.wait_for(reader.read(), 20)
+    assert answer.partition(b"\r\n\r\n")[2] == b"x" * total
+    writer.close()
+
+
+async def test_when_the_drain_is_over_streams_end_visibly_incomplete(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(HEAD + CHUNK)
+        await reader.read()
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post())
+    await asyncio.wait_for(reader.readuntil(CHUNK), SOON)
+    proxy.forwarder.break_off()
+    body, ended = dechunked(await asyncio.wait_for(reader.read(), SOON))
+    assert b"shutting_down" in body
+    assert not ended
+    writer.close()
+
+
+async def test_keys_are_checked_and_not_passed_on(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, keys=("sesame",))
+    refused = await proxy.ask(post())
+    assert (status(refused), code(refused)) == (401, "invalid_api_key")
+    assert status(await proxy.ask(post(fields=b"Authorization: Bearer sesame\r\n"))) == 200
+    assert b"sesame" not in engine.heads[0]
+    assert status(await proxy.ask(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")) == 200

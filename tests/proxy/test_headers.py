@@ -1,0 +1,71 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotproxy.proxy import headers
+from slotproxy.proxy.headers import Field
+
+
+def sent(*fields: Field, drop: frozenset[bytes] = headers.NOT_TO_ENGINE, size: int | None = None) -> bytes:
+    return headers.request_head("POST", b"/v1/x?a=1", "127.0.0.1:9", fields, drop, [(b"x-request-id", b"r")], size)
+
+
+def test_a_request_has_our_host_and_framing_and_the_clients_other_fields_as_they_came() -> None:
+    head = sent((b"Host", b"evil"), (b"X-Odd", b"  two  "), (b"Content-Length", b"99"), size=7)
+    assert head == (
+        b"POST /v1/x?a=1 HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:   two  \r\nx-request-id: r\r\nContent-Length: 7\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize("name", [b"Connection", b"KEEP-ALIVE", b"te", b"Transfer-Encoding", b"Upgrade", b"Expect"])
+def test_hop_by_hop_fields_never_reach_an_engine(name: bytes) -> None:
+    assert b"secret" not in sent((name, b"secret"))
+
+
+def test_a_field_that_connection_names_is_dropped() -> None:
+    fields = [(b"Connection", b"close, X-Private"), (b"X-Private", b"1"), (b"X-Public", b"2")]
+    assert headers.nominated(fields) == {b"close", b"x-private"}
+
+
+def test_an_answer_keeps_what_the_engine_said_but_for_framing_hops_and_its_cors() -> None:
+    fields = [
+        (b"Server", b"llama.cpp"), (b"Content-Type", b"text/plain"), (b"Connection", b"close, X-Hop"), (b"X-Hop", b"1"),
+        (b"Transfer-Encoding", b"chunked"), (b"Keep-Alive", b"timeout=5"), (b"Access-Control-Allow-Origin", b"*"),
+    ]  # fmt: skip
+    head = headers.response_head(200, b"OK", fields, b"x-own: 1\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nServer: llama.cpp\r\nContent-Type: text/plain\r\nx-own: 1\r\n\r\n"
+
+
+def test_a_status_without_a_reason_gets_the_usual_one() -> None:
+    assert headers.response_head(404, b"", [], b"").startswith(b"HTTP/1.1 404 Not Found\r\n")
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20))
+def test_no_field_of_an_engine_can_add_a_line_to_the_answer(name: bytes, value: bytes) -> None:
+    try:
+        head = headers.response_head(200, b"OK", [(name, value)], b"")
+    except ValueError:
+        return
+    assert head.count(b"\r\n") <= 3
+    assert head.replace(b"\r\n", b"").isascii() or b"\n" not in head.replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1:8080", "[::1]:80", "a.example:1", "[fe80::1%25en0]"])
+def test_valid_hosts(host: str) -> None:
+    assert headers.valid_host(host)
+
+
+@pytest.mark.parametrize("host", ["a b", "a,b", "u@h", "h:abc", "h:123456", "h\0", "h/x", "[::1", "h:1:2"])
+def test_invalid_hosts(host: str) -> None:
+    assert not headers.valid_host(host)
+
+
+def test_the_name_of_a_host_is_without_port_and_lower_case() -> None:
+    assert headers.host_name("LocalHost:80") == "localhost"
+    assert headers.host_name("[::1]:80") == "[::1]"
+
+
+def test_a_request_id_is_echoed_only_if_it_is_short_and_printable() -> None:
+    assert headers.valid_request_id("abc-123")
+    for bad in ("", "a b", "a\nb", "ü", "x" * 129):
+        assert not headers.valid_request_id(bad)

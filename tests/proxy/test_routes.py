@@ -1,0 +1,161 @@
+"""What the proxy answers itself, and what it refuses before an engine hears of it."""
+
+import json
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import MakeStack, answering
+from .test_forward import OK, code, post, status
+
+
+def get(path: str, fields: bytes = b"", method: bytes = b"GET") -> bytes:
+    return b"%b %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n" % (method, path.encode("latin-1"), fields)
+
+
+def body(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+async def test_models_tell_the_context_every_instance_has(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    models = json.loads(body(await proxy.ask(get("/v1/models"))))
+    assert models["data"] == [{"id": "demo", "meta": {"n_ctx": 2048}, "context_length": 2048}]
+
+
+async def test_slots_are_llama_servers_shape(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK), answering(OK))
+    proxy.leases.take()
+    slots = json.loads(body(await proxy.ask(get("/slots"))))
+    assert [(slot["id"], slot["n_ctx"], slot["is_processing"]) for slot in slots] == [(0, 2048, True), (1, 2048, False)]
+    assert set(slots[0]) >= {"instance", "state", "pid"}
+
+
+async def test_health_and_readiness_count(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    assert json.loads(body(await proxy.ask(get("/health")))) == {
+        "status": "ok", "instances": 1, "ready": 1, "busy": 0, "queued": 0,
+    }  # fmt: skip
+    assert status(await proxy.ask(get("/ready"))) == 200
+    proxy.routes.draining = True
+    answer = await proxy.ask(get("/ready"))
+    assert (status(answer), json.loads(body(answer))["reason"]) == (503, "shutting down")
+
+
+async def test_nothing_ready_is_said_with_the_reason(stack: MakeStack) -> None:
+    proxy = await stack()
+    answer = await proxy.ask(get("/ready"))
+    assert status(answer) == 503
+    assert "no instance" in json.loads(body(answer))["reason"]
+
+
+async def test_the_metrics_page_is_what_prometheus_reads(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    await proxy.ask(post())
+    families = {family.name: family for family in text_string_to_metric_families(body(await proxy.ask(get("/metrics"))).decode())}
+    expected = (
+        "requests tokens cancelled upstream_errors retries instance_restarts scale_decisions queue_rejected queue_wait_seconds "
+        "time_to_first_token_seconds time_per_output_token_seconds request_duration_seconds queue_depth slots instances "
+        "instance_busy instance_memory_bytes memory_used_bytes memory_limit_bytes memory_headroom_bytes "
+        "event_loop_lag_seconds build_info"
+    )
+    assert {f"slotproxy_{name}" for name in expected.split()} <= set(families)
+    assert proxy.metric('slotproxy_requests_total{code="200",route="/v1/chat/completions"}') == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/x?y=1", "/a%2fb/../c", "/%zz", "//x/y"])
+async def test_any_other_path_goes_to_an_engine_as_it_came(stack: MakeStack, path: str) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    await proxy.ask(get(path))
+    assert engine.heads[0].startswith(b"GET " + path.encode() + b" HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "expected"),
+    [
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET /health HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+        (b"GET file:///etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET health HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (get("/", b"", b"TRACE"), 405),
+        (get("/health", b"", b"POST"), 405),
+        (get("/slotproxy/nothing"), 404),
+        (get("/", b"Origin: https://evil.example\r\n"), 403),
+        (b"GET / HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n", 403),
+        (post(b"[]"), 400),
+        (post(b""), 400),
+        (post(b'{"a":NaN}'), 400),
+        (post(b'{"a":"\xff"}'), 400),
+        (post(b'{"a":1}{"a":1}'), 400),
+        (post(b'{"stream":true,"stream":false}'), 400),
+        (post(b'{"max_tokens":' + b"9" * 4000 + b"}"), 400),
+        (post().replace(b"Content-Length: 15", b"Content-Length: 9999999"), 413),
+        (post().replace(b"Content-Length: 15", b"Content-Length: 9999999\r\nExpect: 100-continue"), 413),
+        (post(fields=b"Expect: magic\r\n"), 417),
+        (post(b"5\r\nhello\r\nzz\r\n", fields=b"Transfer-Encoding: chunked\r\nX-").replace(b"Content-Length", b"X-L"), 400),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_is_refused_before_an_engine_hears_of_it(
+    stack: MakeStack, request_bytes: bytes, expected: int
+) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    answer = await proxy.ask(request_bytes)
+    assert status(answer) == expected, answer
+    assert code(answer)
+    assert engine.heads == []
+
+
+async def test_a_chunked_body_that_breaks_in_a_later_segment_is_refused_too(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel")
+    await writer.drain()
+    while not proxy.forwarder._active and not engine.heads and not writer.transport.is_closing():
+        writer.write(b"lo\r\nzz\r\n")
+        break
+    answer = await reader.read()
+    assert status(answer) == 400
+    assert engine.heads == []
+    writer.close()
+
+
+async def test_long_digits_in_a_string_are_no_number(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    assert status(await proxy.ask(post(b'{"messages":[{"content":"' + b"9" * 4000 + b'"}]}'))) == 200
+
+
+async def test_a_client_that_waits_for_it_is_told_to_continue_once(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    head, _, text = post(fields=b"Expect: 100-continue\r\n").partition(b"\r\n\r\n")
+    writer.write(head + b"\r\n\r\n")
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(text)
+    answer = await reader.read()
+    assert status(answer) == 200
+    assert b"100 Continue" not in answer
+    assert b"Expect" not in engine.heads[0]
+    writer.close()
+
+
+async def test_pipelined_requests_are_answered_in_order(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    keep = post().replace(b"Connection: close\r\n", b"")
+    answer = await proxy.ask(keep + keep + get("/health"))
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+    assert answer.endswith(b'"queued":0}')
+
+
+async def test_a_page_that_was_allowed_can_read_the_answer(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    answer = await proxy.ask(post(fields=b"Origin: http://localhost:3000\r\n"))
+    assert status(answer) == 200
+    assert b"Access-Control" not in answer, "no --cors-origin was given"
