@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.embedded --model FILE`.
+"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.embedded`.
 
 Options carry llama-server's names where llama-server has them. The weights are mapped and never repacked, so that
 processes with the same model share its pages.
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-t", "--threads", type=int, default=os.cpu_count() or 1, help="threads that generate")
     add("-tb", "--threads-batch", type=int, help="threads that read prompts; default: as --threads")
     add("-np", "--parallel", type=int, default=1, help="slots")
-    add("-b", "--batch-size", type=int, default=512, help="tokens read at once; a cancelled prompt ends after one batch")
+    add("-b", "--batch-size", type=int, default=512, help="tokens read before a cancel is noticed")
     add("-ub", "--ubatch-size", type=int, default=512, help="tokens computed at once")
     add("-ngl", "--n-gpu-layers", type=int, help="layers on the GPU; default: the engine's choice")
     add("--slot-save-path", default="", help="existing directory for saved slots")

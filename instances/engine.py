@@ -1,4 +1,4 @@
-"""One running engine: its process, port, lock and directory, and how it comes up. `instance` decides what follows from it."""
+"""One running engine: its process, port, lock and directory, and how it comes up. What follows, `instance` decides."""
 
 import asyncio
 import errno
@@ -21,7 +21,7 @@ from slotproxy.instances.upstream import Upstream
 
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5  # seconds between looks for readiness, growing
 FATAL_GRACE = 2.0  # seconds an engine that said why it cannot go on has to end by itself
-TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})  # the machine's trouble, not the program's
+TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})  # the machine's, not the program's
 
 
 class EngineFailed(Exception):
@@ -35,7 +35,9 @@ class EngineFailed(Exception):
 class Engine:
     """A spawned process and what is known of it."""
 
-    def __init__(self, launch: Launch, place: Place, process: Process, log: EngineLog, signs: Signs, upstream: Upstream) -> None:
+    def __init__(
+        self, launch: Launch, place: Place, process: Process, log: EngineLog, signs: Signs, upstream: Upstream
+    ) -> None:
         self.upstream = upstream
         self.process = process
         self.n_ctx: int | None = None
@@ -106,10 +108,10 @@ class Engine:
 
 
 @asynccontextmanager
-async def spawned(id: str, launch: Launch, directory: Path) -> AsyncIterator[Engine]:
+async def spawned(name: str, launch: Launch, directory: Path) -> AsyncIterator[Engine]:
     """A process in its own directory, under its own lock; nothing of either is left afterwards. Raises EngineFailed."""
     with _occupied(directory, locked=launch.profile.lock.holder == "supervisor"):
-        engine = await _spawn(id, launch, directory)
+        engine = await _spawn(name, launch, directory)
         try:
             yield engine
         finally:
@@ -137,7 +139,7 @@ def _occupied(directory: Path, *, locked: bool) -> Iterator[None]:
             lock.release()
 
 
-async def _spawn(id: str, launch: Launch, directory: Path) -> Engine:
+async def _spawn(name: str, launch: Launch, directory: Path) -> Engine:
     signs = Signs(launch.profile)
     log = EngineLog(directory / "engine.log", signs.read)
     try:
@@ -151,7 +153,7 @@ async def _spawn(id: str, launch: Launch, directory: Path) -> Engine:
     records.write(directory, pid=process.pid, port=place.port, command=command)
     http = launch.profile.http
     upstream = Upstream(
-        instance=id,
+        instance=name,
         host=HOST,
         port=place.port,
         keepalive=http.keepalive,

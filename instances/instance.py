@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import memory
+from slotproxy.instances import memory as readings
 from slotproxy.instances.backoff import Backoff, History
 from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
@@ -33,11 +33,18 @@ class Instance:
     """Runs one engine. Others ask it to `stop`, `restart` or `drain`."""
 
     def __init__(
-        self, id: str, launch: Launch, directory: Path, leases: Leases, probe: Probe, on_transition: OnTransition, backoff: Backoff
+        self,
+        name: str,
+        launch: Launch,
+        directory: Path,
+        leases: Leases,
+        probe: Probe,
+        on_transition: OnTransition,
+        backoff: Backoff,
     ) -> None:
-        self.id = id
+        self.id = name
         self.directory = directory
-        self.standing = Standing(Kind.INSTANCE, id, on_transition)
+        self.standing = Standing(Kind.INSTANCE, name, on_transition)
         self._launch = launch
         self._leases = leases
         self._probe = probe
@@ -72,11 +79,16 @@ class Instance:
             n_ctx=None if engine is None else engine.n_ctx,
             slots=1,
             leased=0 if engine is None else self._leases.leased(engine.upstream),
-            memory=None if engine is None else engine.memory,
+            memory=self.memory,
             restarts=self.standing.restarts,
             reason=self.standing.reason,
             since=self.standing.since,
         )
+
+    @property
+    def memory(self) -> Reading | None:
+        """Memory as of the last reading."""
+        return None if self._engine is None else self._engine.memory
 
     @property
     def at_warm_up(self) -> Reading | None:
@@ -109,7 +121,7 @@ class Instance:
         """Read the memory of the engine's process tree again."""
         engine = self._engine
         if engine is not None and engine.memory is not None:
-            engine.memory = await asyncio.to_thread(memory.read_tree, engine.process.pid) or engine.memory
+            engine.memory = await asyncio.to_thread(readings.read_tree, engine.process.pid) or engine.memory
 
     # What others ask
 
@@ -164,7 +176,7 @@ class Instance:
         """Bring the engine up and stay with it until it ends by itself, fails or somebody wants it ended."""
         failure = await self._until_ready(engine)
         if failure is None:
-            await asyncio.wait({engine.process.exited, self._summons}, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(engine.process.exited, self._summons)
         elif not self._summons.done():
             await asyncio.wait({engine.process.exited}, timeout=LAST_GASP)
         self._withdraw()
@@ -178,10 +190,10 @@ class Instance:
         return failure
 
     async def _until_ready(self, engine: Engine) -> Failure | None:
-        """Return when the engine is ready, has exited, somebody wants it ended, or with the reason why it did not come up."""
+        """Return when it is ready, has exited, somebody wants it ended, or with the reason why it did not come up."""
         async with asyncio.TaskGroup() as tasks:
             rising = tasks.create_task(self._rise(engine))
-            await asyncio.wait({rising, engine.process.exited, self._summons}, return_when=asyncio.FIRST_COMPLETED)
+            await _first_of(rising, engine.process.exited, self._summons)
             failure = rising.result() if rising.done() else None
             rising.cancel()
         return failure
@@ -252,3 +264,7 @@ class Instance:
     def _settle(self) -> None:
         if not self._first_outcome.done():
             self._first_outcome.set_result(None)
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

@@ -122,7 +122,7 @@ async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
         async with asyncio.timeout(HELP_TIMEOUT):
             output, _ = await process.communicate()
     except TimeoutError:
-        logger.warning("%s --help did not end within %g s; taking its newest options for granted", program[0], HELP_TIMEOUT)
+        logger.warning("%s --help does not end; taking its newest options for granted", program[0])
         return " ".join(options.flag for options in profile.options)
     finally:
         if process.returncode is None:
@@ -133,7 +133,7 @@ async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
 
 def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
     if model.kind != "gguf":
-        raise ConfigurationError(f"{model.path} is a directory, not a GGUF file; say with --engine which engine serves it")
+        raise ConfigurationError(f"{model.path} is a directory, not a GGUF file; name its engine with --engine")
     if engine_bin is not None:
         return _by_executable(engine_bin)
     for name in AUTOMATIC:
@@ -141,7 +141,7 @@ def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
         if _installed(profile):
             return profile
     raise ConfigurationError(
-        "there is no engine to run the model with; pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
+        "no engine is installed; pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
     )
 
 

@@ -43,7 +43,9 @@ class Probe:
         )
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
@@ -105,7 +107,7 @@ class Probe:
             return await self.ask(upstream, warm_up.path, body=body, timeout=idle.limit) is not None
         try:
             async with asyncio.timeout(idle.limit):
-                while not await self._nothing_processing(upstream, idle.path):
+                while not await self._nothing_processing(upstream, idle.path):  # noqa: ASYNC110  it has no events
                     await asyncio.sleep(idle.every)
         except TimeoutError:
             return False

@@ -1,4 +1,4 @@
-"""Engine profiles: one declarative TOML file per engine, shipped in `engines/` or the user's own, read into frozen values.
+"""Engine profiles: one TOML file per engine, shipped in `engines/` or the user's own, read into frozen values.
 
 Unknown tables and keys are errors that name the file and the key. In `args`, `env` and the warm-up's body the words
 {model} {name} {host} {port} {ctx} {kv} {dir} {threads} stand for what one instance gets.
@@ -15,6 +15,7 @@ import msgspec
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
 
+PLAIN = {"Object contains unknown field": "unknown key", "Object missing required field": "missing key", "`": "'"}
 PLACES = ("model", "name", "host", "port", "ctx", "kv", "dir", "threads")
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Path_ = Annotated[str, msgspec.Meta(pattern="^/")]
@@ -24,7 +25,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     """msgspec's Struct instead of a dataclass: only it can refuse unknown keys. (`kw_only` is not inherited.)"""
 
 
-class Options(_Table, kw_only=True):
+class Options(_Table, frozen=True, kw_only=True):
     """Arguments that depend on the engine's version."""
 
     flag: str  # looked for in what the engine prints for --help
@@ -32,7 +33,7 @@ class Options(_Table, kw_only=True):
     otherwise: tuple[str, ...] = ()  # when it is not
 
 
-class Ready(_Table, kw_only=True):
+class Ready(_Table, frozen=True, kw_only=True):
     """An instance is ready when all that is given here holds, its process lives and owns the port."""
 
     path: Path_ | None = "/health"  # None: only the banner counts
@@ -41,7 +42,7 @@ class Ready(_Table, kw_only=True):
     timeout: Seconds = 1800.0
 
 
-class WarmUp(_Table, kw_only=True):
+class WarmUp(_Table, frozen=True, kw_only=True):
     """The first generation, our own."""
 
     path: Path_ = "/v1/chat/completions"
@@ -49,14 +50,14 @@ class WarmUp(_Table, kw_only=True):
     timeout: Seconds = 600.0
 
 
-class Context(_Table, kw_only=True):
+class Context(_Table, frozen=True, kw_only=True):
     """Where the engine tells the context of one slot."""
 
     path: Path_
     pointer: str  # JSON pointer, such as /data/0/meta/n_ctx
 
 
-class Idle(_Table, kw_only=True):
+class Idle(_Table, frozen=True, kw_only=True):
     """How to learn that an abandoned request no longer occupies the engine.
 
     `slots`: GET `path` in llama-server's shape until nothing is processing. `generation`: the warm-up request again; a
@@ -71,14 +72,14 @@ class Idle(_Table, kw_only=True):
     limit: Seconds = 60.0  # then the instance is restarted
 
 
-class Stop(_Table, kw_only=True):
+class Stop(_Table, frozen=True, kw_only=True):
     """TERM, wait `term`, TERM again, wait `again`, KILL; each to the whole process group."""
 
     term: Seconds = 5.0
     again: Seconds = 3.0
 
 
-class Http(_Table, kw_only=True):
+class Http(_Table, frozen=True, kw_only=True):
     """What the relay must know of this engine's HTTP."""
 
     keepalive: Seconds = 0.0  # idle connections may be used again for so long; 0: one request per connection
@@ -86,27 +87,27 @@ class Http(_Table, kw_only=True):
     write_stall: Seconds = 0.0  # the engine drops a stream that is not read for so long; 0: it waits
 
 
-class Lock(_Table, kw_only=True):
+class Lock(_Table, frozen=True, kw_only=True):
     """Who holds `engine.lock`. One process must: two descriptors of one file would exclude each other."""
 
     holder: Literal["supervisor", "engine"] = "supervisor"
 
 
-class Memory(_Table, kw_only=True):
+class Memory(_Table, frozen=True, kw_only=True):
     """Whether processes of this engine share the model's pages."""
 
     shared: bool
     note: str = ""
 
 
-class Fatal(_Table, kw_only=True):
+class Fatal(_Table, frozen=True, kw_only=True):
     """A line of the engine's log that says why it cannot go on."""
 
     pattern: str
     kind: Cause
 
 
-class Profile(_Table, kw_only=True):
+class Profile(_Table, frozen=True, kw_only=True):
     """Everything that is particular to one engine."""
 
     name: str
@@ -136,7 +137,8 @@ class Profile(_Table, kw_only=True):
 
 def names() -> tuple[str, ...]:
     """Names of the profiles that come with slotproxy."""
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml")))
+    files = (entry.name for entry in _shipped().iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
 
 
 def load(engine: str) -> Profile:
@@ -170,7 +172,7 @@ def _read(path: Path) -> Profile:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigurationError(f"the engine profile {path} does not exist; check the path given as --engine") from None
+        raise ConfigurationError(f"the engine profile {path} does not exist; check --engine") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the engine profile {path} cannot be read: {error}") from None
     return parse(text, str(path))
@@ -179,8 +181,8 @@ def _read(path: Path) -> Profile:
 def _plain(message: str) -> str:
     """msgspec's words for a user: the place first, without its `$.` notation."""
     what, _, where = message.partition(" - at ")
-    what = what.replace("Object contains unknown field", "unknown key").replace("Object missing required field", "missing key")
-    what = what.replace("`", "'")
+    for theirs, ours in PLAIN.items():
+        what = what.replace(theirs, ours)
     where = where.strip("`").removeprefix("$").removeprefix(".")
     return f"in {where}: {what}" if where else what
 
@@ -196,6 +198,7 @@ def _check(profile: Profile, file: str) -> None:
     texts = [*profile.args, *profile.env.values(), *(a for o in profile.options for a in o.args + o.otherwise)]
     for word in re.findall(r"\{(\w+)\}", " ".join(texts)):
         if word not in PLACES:
-            raise ConfigurationError(f"engine profile {file}: unknown placeholder {{{word}}}; known are {', '.join(PLACES)}")
+            known = ", ".join(PLACES)
+            raise ConfigurationError(f"engine profile {file}: unknown placeholder {{{word}}}; known are {known}")
     if profile.ready.path is None and profile.ready.banner is None:
         raise ConfigurationError(f"engine profile {file}: [ready] needs 'path' or 'banner'")

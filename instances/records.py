@@ -50,8 +50,12 @@ def remove(directory: Path) -> None:
 async def end_leftovers(instances: Path) -> None:
     """End the engines recorded under `instances` that are still alive and still ours, and forget the records."""
     async with asyncio.TaskGroup() as tasks:
-        for file in sorted(instances.glob(f"*/{FILE}")):
-            tasks.create_task(_end_leftover(file.parent))
+        for directory in _recorded(instances):
+            tasks.create_task(_end_leftover(directory))
+
+
+def _recorded(instances: Path) -> list[Path]:
+    return [file.parent for file in sorted(instances.glob(f"*/{FILE}"))]
 
 
 async def _end_leftover(directory: Path) -> None:
@@ -91,7 +95,7 @@ async def _end(process: psutil.Process) -> None:
             elif process.is_running():
                 process.send_signal(number)
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        while _running(process) and asyncio.get_running_loop().time() < deadline:
+        while _running(process) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  not our child
             await asyncio.sleep(0.02)
         if not _running(process):
             return
@@ -99,6 +103,6 @@ async def _end(process: psutil.Process) -> None:
 
 def _running(process: psutil.Process) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

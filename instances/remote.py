@@ -1,7 +1,6 @@
 """A server that runs elsewhere (`--upstream`): never started or stopped, polled, offered while it is healthy."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ HEALTH, MODELS = "/health", "/v1/models"
 SILENT = "it does not answer"
 
 
-def upstream_of(id: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> Upstream:
+def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> Upstream:
     """Raises ConfigurationError when the URL or the variable with its key is no good."""
     parts = urlsplit(spec.url)
     try:
@@ -30,10 +29,10 @@ def upstream_of(id: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> 
     except ValueError:
         port = 0
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.username or parts.query:
-        raise ConfigurationError(f"--upstream {spec.url} is not a URL such as http://192.168.1.5:8080 or https://host/path")
+        raise ConfigurationError(f"--upstream {spec.url} is no URL such as http://10.0.0.5:8080 or https://host/path")
     tls = parts.scheme == "https"
     return Upstream(
-        instance=id,
+        instance=name,
         host=parts.hostname,
         port=port or (443 if tls else 80),
         slots=spec.slots,

@@ -1,4 +1,4 @@
-"""Where one member of the supply stands, and the only way to move it: one log line and one call to the metrics per step."""
+"""Where one member of the supply stands, and the only way to move it: one log line and one metric per step."""
 
 import logging
 import time
@@ -15,9 +15,9 @@ LEVELS = {State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
 class Standing:
     """State, since when, and the last failure."""
 
-    def __init__(self, kind: Kind, id: str, on_transition: OnTransition) -> None:
+    def __init__(self, kind: Kind, name: str, on_transition: OnTransition) -> None:
         self.kind = kind
-        self.id = id
+        self.id = name
         self.state = State.STOPPED
         self.since = time.monotonic()
         self.failure: Failure | None = None

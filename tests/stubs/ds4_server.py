@@ -89,7 +89,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.wfile.write(b": keep-alive\n\n")
             for number in range(count):
-                chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": f"{number} "}}]}
+                chunk = {
+                    "object": "chat.completion.chunk",
+                    "choices": [{"index": 0, "delta": {"content": f"{number} "}}],
+                }
                 self.wfile.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
                 time.sleep(0.01)
             self.wfile.write(b"data: [DONE]\n\n")
@@ -106,7 +109,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it
         pass
 
 

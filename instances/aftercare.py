@@ -1,0 +1,91 @@
+"""What requests leave behind: slots whose engine may still be working, upstreams a request found wanting."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.remote import Remote
+from slotproxy.instances.upstream import Upstream
+
+REAPING = 0.1  # seconds: the listener of a process that just died may linger so long
+LOOKS = 10  # at an engine that lives but did not answer
+BETWEEN_LOOKS = 0.5  # seconds
+
+Members = Callable[[], tuple[Instance | Remote, ...]]
+
+
+class Aftercare:
+    """The `UpstreamOwner` of all leases. Its tasks belong to the task group it is given."""
+
+    def __init__(self, leases: Leases, members: Members, tasks: asyncio.TaskGroup) -> None:
+        self._leases = leases
+        self._members = members
+        self._tasks = tasks
+        self._doubted: set[Upstream] = set()
+
+    def abandoned(self, lease: Lease) -> None:
+        """The slot comes back once the engine is idle. Of an upstream's requests nothing is known: at once."""
+        member = self._behind(lease.upstream)
+        if isinstance(member, Instance):
+            self._tasks.create_task(self._give_back(member, lease))
+        else:
+            lease.release()
+
+    def failed(self, upstream: Upstream, reason: str) -> None:
+        """`hang` restarts the instance; anything else withdraws it until it is known to be alive."""
+        member = self._behind(upstream)
+        if isinstance(member, Remote):
+            member.doubt()
+        elif member is not None and reason == "hang":
+            member.restart(Failure(cause=Cause.HANG, sentence="the engine gave no answer in time"))
+        elif member is not None and upstream not in self._doubted:
+            self._leases.withdraw(upstream)
+            self._doubted.add(upstream)
+            self._tasks.create_task(self._reconsider(member, upstream))
+
+    def _behind(self, upstream: Upstream) -> Instance | Remote | None:
+        return next((member for member in self._members() if member.upstream is upstream), None)
+
+    async def _give_back(self, instance: Instance, lease: Lease) -> None:
+        idle = instance.idle(lease.upstream, streamed=lease.streaming)
+        try:
+            if not await _unless_gone(instance, lease.upstream, idle):
+                sentence = "the engine went on with an abandoned request for too long"
+                instance.restart(Failure(cause=Cause.BUSY, sentence=sentence))
+        finally:
+            lease.release()
+
+    async def _reconsider(self, instance: Instance, upstream: Upstream) -> None:
+        """Offer it again as soon as it answers; its end is the business of its own task."""
+        try:
+            if not await _unless_gone(instance, upstream, _answers(instance, upstream)):
+                instance.restart(Failure(cause=Cause.HANG, sentence="the engine lives but does not answer"))
+            elif instance.upstream is upstream and instance.standing.state is State.READY:
+                self._leases.add(upstream)
+        finally:
+            self._doubted.discard(upstream)
+
+
+async def _answers(instance: Instance, upstream: Upstream) -> bool:
+    await asyncio.sleep(REAPING)
+    for _ in range(LOOKS):
+        if await instance.answers(upstream):
+            return True
+        await asyncio.sleep(BETWEEN_LOOKS)
+    return False
+
+
+async def _unless_gone(instance: Instance, upstream: Upstream, question: Coroutine[Any, Any, bool]) -> bool:
+    """The answer to `question`, or True as soon as the engine is gone: then nothing needs to be done to it."""
+    async with asyncio.TaskGroup() as race:
+        asked = race.create_task(question)
+        gone = race.create_task(instance.gone(upstream))
+        await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+        answer = not asked.done() or asked.result()
+        asked.cancel()
+        gone.cancel()
+    return answer

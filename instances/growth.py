@@ -1,0 +1,59 @@
+"""How many instances: as many as the user said, or one more for as long as it is predicted to fit."""
+
+import logging
+import os
+from collections.abc import Sequence
+
+from slotproxy.instances import memory, planner
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.planner import Decision
+from slotproxy.instances.settings import SupplySettings
+
+logger = logging.getLogger(__name__)
+
+
+class Growth:
+    """Decides before each instance whether it is to be started; keeps its decisions."""
+
+    def __init__(self, settings: SupplySettings) -> None:
+        self._settings = settings
+        self.total = memory.effective_total()
+        self.limit = settings.memory_limit.within(self.total.size)  # bytes
+        self.decisions: list[Decision] = []
+
+    @property
+    def threads(self) -> int:
+        """Of each engine, so that all of them together have no more than there are cores."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        expected = self._settings.instances or min(self._settings.max_instances, max(2, cores // 2))
+        return max(1, cores // expected)
+
+    def another(self, instances: Sequence[Instance]) -> bool:
+        """Whether one more is to be started after `instances`."""
+        if self._settings.instances is not None:
+            return len(instances) < self._settings.instances
+        if not instances:
+            return True
+        if instances[-1].standing.state is not State.READY:
+            return False
+        decision = self._decide(instances)
+        self.decisions.append(decision)
+        logger.info("%s", decision.sentence)
+        return decision.start
+
+    def used(self, instances: Sequence[Instance]) -> int:
+        """Bytes they cost together."""
+        return sum(reading.pss for instance in instances if (reading := instance.memory) is not None)
+
+    def _decide(self, instances: Sequence[Instance]) -> Decision:
+        """What the instances cost at their warm-up generation tells what one more will."""
+        readings = [reading for instance in instances if (reading := instance.at_warm_up) is not None]
+        return planner.admit(
+            running=len(instances),
+            max_instances=self._settings.max_instances,
+            used=self.used(instances),
+            next_cost=max((reading.private for reading in readings), default=0),
+            limit=self.limit,
+            available=memory.available(),
+        )
