@@ -58,7 +58,8 @@ def _refused(error: BaseException) -> int:
     if isinstance(error, InstanceError):
         sentence = str(error)
     elif isinstance(error, OSError):
-        sentence = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        reason = error.strerror or str(error)
+        sentence = reason if error.filename is None else f"{error.filename}: {reason}"
     else:
         sentence = f"a bug of slotproxy ended it: {type(error).__name__}: {error} (--log-level debug shows where)"
     write_line(f"slotproxy: {printable(sentence)}")

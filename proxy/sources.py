@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PREFIX = "SLOTPROXY_"
 DELIMITER = "--"
+USAGE = "Usage: slotproxy \\[serve] [OPTIONS] [-- ENGINE_ARGS...]"  # escaped for rich, to which it is a tag
 
 Source = Callable[[App, tuple[str, ...], ArgumentCollection], None]
 
@@ -50,7 +51,7 @@ def _app(*sources: Source) -> App:
     app = App(
         name="slotproxy",
         version=lambda: importlib.metadata.version("slotproxy"),
-        usage="Usage: slotproxy \\[serve] [OPTIONS] [-- ENGINE_ARGS...]",  # escaped for rich, to which it is a tag
+        usage=USAGE,
         help="Several single-slot engine processes that share one model file, behind one OpenAI-compatible endpoint.",
         help_epilogue=(
             f"--queue-limit, for example, is also {PREFIX}QUEUE_LIMIT in the environment and queue-limit in the file "
@@ -63,7 +64,7 @@ def _app(*sources: Source) -> App:
         result_action="return_value",
     )
     app.default(_settings)
-    app.command(_settings, name="serve", help="Run the proxy (also without this word).")
+    app.command(_settings, name="serve", usage=USAGE, help="Run the proxy (also without this word).")
     return app
 
 

@@ -47,7 +47,7 @@ def choice(words: Iterable[str]) -> Kind:
 
 def number(minimum: int, maximum: int | None = None, metavar: str = "N") -> Kind:
     """A whole number from `minimum` to `maximum`."""
-    allowed = f"must be a whole number, {minimum} or more" if maximum is None else f"must be {minimum} to {maximum}"
+    allowed = f"must be a whole number{f', {minimum} or more' if maximum is None else f' from {minimum} to {maximum}'}"
 
     def read(text: str) -> int:
         if not re.fullmatch(r"\d{1,15}", text, re.ASCII) or not minimum <= int(text) <= (maximum or int(text)):
@@ -155,8 +155,8 @@ def _check_url(url: str) -> None:
 
 def _show_seconds(seconds: float) -> str:
     if seconds > 60 and seconds % 60 == 0:
-        return f"{seconds / 60:g}m"
-    return f"{seconds:g}s"
+        return f"{seconds / 60:.10g}m"
+    return f"{seconds:.10g}s"
 
 
 def _show_size(size: int) -> str:

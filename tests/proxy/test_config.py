@@ -1,0 +1,141 @@
+"""What the settings mean together, whichever way they came."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
+from slotproxy.proxy.config import Settings
+
+ELSEWHERE = UpstreamSpec(url="http://127.0.0.1:1")
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings()
+    assert (settings.model, settings.engine, settings.instances, settings.max_instances) == ("demo", "auto", None, 8)
+    assert (settings.host, settings.port, settings.routing) == ("127.0.0.1", 8080, "least-busy")
+    assert (settings.queue_limit, settings.queue_timeout) == (64, 60.0)
+    assert (settings.prefill_timeout, settings.stall_timeout, settings.drain_timeout) == (1800.0, 60.0, 60.0)
+    assert (settings.max_body, settings.memory_limit) == (64 * 1024 * 1024, MemoryLimit(percent=80))
+    assert (settings.log_format, settings.log_level) == ("text", "info")
+    assert settings.state_dir.name == "slotproxy"
+
+
+def test_upstreams_without_a_model_start_no_engine_here() -> None:
+    settings = Settings(upstream=(ELSEWHERE,))
+    assert not settings.local
+    assert settings.model is None
+
+
+def test_upstreams_beside_a_named_model_start_it_too() -> None:
+    assert Settings(upstream=(ELSEWHERE,), model="demo").local
+    assert Settings().local
+
+
+def test_a_model_path_begins_at_home_with_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings(model="~/x.gguf").model_path == Path("/home/somebody/x.gguf")
+
+
+def test_keys_do_not_show_in_what_is_printed(tmp_path: Path) -> None:
+    settings = Settings(api_key=("hunter2",), engine_args=("--api-key", "hunter2"))
+    assert "hunter2" not in repr(settings)
+
+
+def test_keys_of_the_option_and_of_the_file_are_put_together(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\nsk-one\n\n  sk-two # of the laptop\nsk-with#inside\n")
+    settings = Settings(api_key=("sk-zero",), api_key_file=path)
+    assert settings.keys() == ("sk-zero", "sk-one", "sk-two", "sk-with#inside")
+
+
+def test_a_key_file_without_a_key_does_not_mean_an_open_server(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# sk-one\n")
+    with pytest.raises(ConfigurationError, match="holds no key"):
+        Settings(api_key_file=path).check({})
+
+
+def test_a_key_file_is_refused_by_line_without_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-one\nhunter2 hunter3\n")
+    with pytest.raises(ConfigurationError, match="^line 2 of --api-key-file") as caught:
+        Settings(api_key_file=path).check({})
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"--api-key-file {path} cannot be read: "):
+        Settings(api_key_file=path).check({})
+
+
+def test_tls_takes_both_files_or_neither() -> None:
+    with pytest.raises(ConfigurationError, match="--tls-cert needs --tls-key"):
+        Settings(tls_cert=Path("c")).check({})
+    with pytest.raises(ConfigurationError, match="--tls-key needs --tls-cert"):
+        Settings(tls_key=Path("k")).check({})
+    Settings(tls_cert=Path("c"), tls_key=Path("k")).check({})
+
+
+def test_the_variable_that_holds_a_key_must_be_set() -> None:
+    settings = Settings(upstream=(UpstreamSpec(url="http://h", key_env="THE_KEY"),))
+    for environ in ({}, {"THE_KEY": ""}):
+        with pytest.raises(ConfigurationError, match="the environment variable THE_KEY is not set"):
+            settings.check(environ)
+    settings.check({"THE_KEY": "x"})
+
+
+def test_a_small_context_is_warned_about() -> None:
+    assert [*Settings(ctx_size=1024).warnings()] == []
+    assert ["--ctx-size 1023 is small" in sentence for sentence in Settings(ctx_size=1023).warnings()] == [True]
+
+
+def test_the_supply_side_is_told_everything_it_asks_for(tmp_path: Path) -> None:
+    settings = Settings(
+        engine="fake",
+        engine_bin="/bin/fake",
+        engine_args=("-t", "1"),
+        instances=2,
+        max_instances=3,
+        ctx_size=2048,
+        memory_limit=MemoryLimit(size=1 << 30),
+        upstream=(ELSEWHERE,),
+        state_dir=tmp_path,
+        drain_timeout=5.0,
+    )
+    assert settings.supply(tmp_path / "m.gguf") == SupplySettings(
+        model=tmp_path / "m.gguf",
+        engine="fake",
+        engine_bin="/bin/fake",
+        engine_args=("-t", "1"),
+        instances=2,
+        max_instances=3,
+        ctx_size=2048,
+        memory_limit=MemoryLimit(size=1 << 30),
+        upstreams=(ELSEWHERE,),
+        state_dir=tmp_path,
+        drain_timeout=5.0,
+    )
+
+
+def test_without_a_model_the_supply_side_has_upstreams_only() -> None:
+    assert Settings(upstream=(ELSEWHERE,)).supply(None).model is None
+
+
+def test_settings_can_be_changed_by_replacing_them_only() -> None:
+    settings = Settings()
+    with pytest.raises(AttributeError):
+        settings.port = 1  # type: ignore[misc]
+    assert replace(settings, port=1).port == 1
+
+
+def test_making_settings_reads_no_variable_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "SLOTPROXY_PORT", "1")
+    assert Settings().port == 8080
