@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --quiet --no-deps
 COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
   --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+# A recipe's last words: what went wrong and what to do.
+SAY := sh -c 'echo "$$1" >&2; exit 1' make
+NOT_INSTALLED := The packages could not be installed, see above: check the network (and the package index that pip uses).
 SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
@@ -65,19 +68,19 @@ clean: ## remove what make made
 
 # Each stamp is written last, so a set-up that was cut off is done again.
 $(SERVE): constraints-run.txt pyproject.toml
-	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo 'There is no "$(PYTHON)" here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo '"$(PYTHON)" is older than Python 3.11, which slotproxy needs: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo '"$(PYTHON)" has no venv module: install it (on Debian and Ubuntu: apt install python3-venv) and try again.' >&2; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || \
+	  $(SAY) 'There is no "$(PYTHON)" here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3 ...'
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  $(SAY) '"$(PYTHON)" is older than Python 3.11, which slotproxy needs: make PYTHON=/path/to/python3.11 ...'
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  $(SAY) '"$(PYTHON)" has no venv module: install it (on Debian and Ubuntu: apt install python3-venv) and try again.'
 	@echo 'Setting up $(VENV): pinned packages, every file checked by its hash (once, under a minute) ...'
 	@$(BIN)/python -c 'import pip' 2>/dev/null || "$(PYTHON)" -m venv --clear $(VENV)
-	@$(INSTALL) --require-hashes --requirement constraints-run.txt
+	@$(INSTALL) --require-hashes --requirement constraints-run.txt || $(SAY) '$(NOT_INSTALLED)'
 	@$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 $(READY): $(SERVE) constraints.txt
 	@echo 'Adding the tools for tests and checks ...'
-	@$(INSTALL) --require-hashes --requirement constraints.txt
+	@$(INSTALL) --require-hashes --requirement constraints.txt || $(SAY) '$(NOT_INSTALLED)'
 	@touch $@

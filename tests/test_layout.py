@@ -77,7 +77,8 @@ def tracked() -> list[str]:
     """The path of every file that git knows here."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]  # a checkout may belong to another user, as in CI
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     return [name for name in listing.decode().split("\0") if (ROOT / name).is_file()]
 
 
