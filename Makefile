@@ -46,7 +46,7 @@ types: $(READY) ## mypy, strict
 	@$(BIN)/mypy
 
 imports: $(READY) ## who may import whom
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 setup: $(READY) ## the virtual environment with every tool, without running anything
 
