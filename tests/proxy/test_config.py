@@ -62,7 +62,7 @@ def test_a_key_file_without_a_key_does_not_mean_an_open_server(tmp_path: Path) -
 def test_a_key_file_is_refused_by_line_without_its_text(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("sk-one\nhunter2 hunter3\n")
-    with pytest.raises(ConfigurationError, match="^line 2 of --api-key-file") as caught:
+    with pytest.raises(ConfigurationError, match=r"^line 2 of --api-key-file") as caught:
         Settings(api_key_file=path).check({})
     assert "hunter" not in str(caught.value)
 

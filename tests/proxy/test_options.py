@@ -31,7 +31,7 @@ def test_a_refusal_names_the_option_the_value_and_what_is_allowed() -> None:
 
 def test_an_empty_value_is_refused() -> None:
     for value in ("", "  "):
-        with pytest.raises(ConfigurationError, match="^--it is empty"):
+        with pytest.raises(ConfigurationError, match=r"^--it is empty"):
             Option(kind=TEXT, help="")(str, tokens(value))
 
 
