@@ -86,6 +86,10 @@ class Client:
     async def head(self) -> Head:
         return Head.parse(await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), LONG))
 
+    async def rest(self) -> bytes:
+        """What is left of a chunked body. Raises Unframed as `chunks` does."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
     async def answer(self, *, to_head: bool = False) -> Answer:
         """The next final answer. Raises Unframed when the connection ends before the answer does."""
         try:
@@ -101,7 +105,7 @@ class Client:
     async def _body(self, head: Head) -> bytes:
         if head.get("transfer-encoding") == "chunked":
             assert head.get("content-length") is None
-            return b"".join([chunk async for chunk in self.chunks()])
+            return await self.rest()
         if head.get("content-length") is not None:
             return await self.reader.readexactly(int(head["content-length"]))
         assert head.get("connection") == "close" or head.version == "1.0", "nothing says where the body ends"

@@ -1,14 +1,19 @@
 """What every test may ask for: the demo model, and the installed command as a process that leaves nothing behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from slotproxy.instances import demo
-from tests.running import Running
+from tests.running import Running, StartProxy
 
-StartProxy = Callable[..., Running]
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop of the product: its transports differ from the standard library's in small things."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")

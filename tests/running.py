@@ -168,6 +168,9 @@ class Running:
         self.wait()
 
 
+StartProxy = Callable[..., Running]
+
+
 def _with_defaults(options: Sequence[str], state_dir: Path) -> list[str]:
     own = {"--port": "0", "--state-dir": str(state_dir)}
     missing = [word for name, value in own.items() if name not in options for word in (name, value)]

@@ -3,13 +3,14 @@
 Which case failed, and why, is in the assertion; `python -m tests.vector_runner` plays single ones.
 """
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.running import Running
+from tests.running import StartProxy
 from tests.strict_engine import StrictEngine
 from tests.vector_runner import load, play, strict_engine
 
@@ -23,10 +24,9 @@ async def engine() -> AsyncIterator[StrictEngine]:
 
 
 @pytest.mark.parametrize("bytewise", [False, True], ids=["in one write", "byte by byte"])
-async def test_every_vector(
-    engine: StrictEngine, start_proxy: Callable[..., Running], tmp_path: Path, *, bytewise: bool
-) -> None:
-    proxy = start_proxy("--upstream", f"http://127.0.0.1:{engine.port}", "--max-body", "4MiB").wait_ready()
+async def test_every_vector(engine: StrictEngine, start_proxy: StartProxy, tmp_path: Path, *, bytewise: bool) -> None:
+    proxy = start_proxy("--upstream", f"http://127.0.0.1:{engine.port}", "--max-body", "4MiB")
+    await asyncio.to_thread(proxy.wait_ready)
     process = psutil.Process(proxy.pid)
     before = process.memory_info().rss
     faults = {}

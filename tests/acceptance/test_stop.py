@@ -1,0 +1,184 @@
+"""However the proxy ends, nothing of it stays behind."""
+
+import asyncio
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.clients import Unframed, ask, chat, eventually, post, streaming
+from tests.running import Running, StartProxy, wait_for, write_profile
+
+ORPHANS_GONE = 2.0  # seconds after a kill -9 of the proxy
+HANG = chat(fake={"fail": "hang", "after": 1})
+
+
+def fake_engines(folder: Path, *args: str, instances: int = 1, term: float = 5.0) -> tuple[str, ...]:
+    """Options for a proxy with fake engines of its own."""
+    model = folder / "model"
+    if not model.exists():
+        model.mkdir()
+        (model / "config.json").write_text('{"architectures": ["Fake"], "model_type": "fake"}')
+        (model / "model.safetensors").write_bytes(b"x")
+    profile = write_profile(folder, *args, term=term)
+    return ("--engine", str(profile), "--model", str(model), "--instances", str(instances))
+
+
+def engines_of(proxy: Running) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in proxy.pids()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_clean_stop_of_real_engines_leaves_no_process_no_port_and_no_lock(
+    start_proxy: StartProxy, demo_model: Path, number: signal.Signals
+) -> None:
+    proxy = start_proxy("--model", str(demo_model), "--instances", "1", "--ctx-size", "1024").wait_ready()
+    assert proxy.stop(number) == 0  # looks for processes, ports, locks and records itself
+    assert "stopped" in proxy.log
+
+
+def test_private_files_are_private(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path)).wait_ready()
+    (instance,) = (proxy.state_dir / "instances").iterdir()
+    for folder in (proxy.state_dir, proxy.state_dir / "instances", instance, instance / "kv"):
+        assert folder.stat().st_mode & 0o077 == 0, folder
+    assert (instance / "engine.log").stat().st_mode & 0o077 == 0
+    assert (instance / "engine.lock").exists()
+
+
+async def test_a_stop_waits_for_streams_and_then_leaves_nothing(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path, instances=2)).wait_ready(2)
+    async with streaming(proxy.port, chat(fake={"events": 20, "gap": 0.05})) as client:
+        await client.head()
+        code, body = await asyncio.gather(asyncio.to_thread(proxy.stop), client.rest())
+    assert code == 0
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_the_drain_is_bounded(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), "--drain-timeout", "500ms").wait_ready()
+    async with streaming(proxy.port, HANG) as client:
+        await client.head()
+        assert await asyncio.to_thread(proxy.stop) == 0
+        with pytest.raises(Unframed):
+            await client.rest()
+
+
+async def test_a_second_signal_skips_the_drain(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path)).wait_ready()
+    async with streaming(proxy.port, HANG) as client:
+        await client.head()
+        proxy.process.send_signal(signal.SIGTERM)
+
+        async def waits() -> bool:
+            return "waiting for 1 request" in proxy.log
+
+        await eventually(waits)
+        assert await asyncio.to_thread(proxy.stop) == 0
+
+
+def test_an_engine_that_ignores_term_is_killed(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path, "--ignore-term", term=0.3)).wait_ready()
+    assert proxy.stop() == 0
+
+
+def test_engines_do_not_outlive_a_killed_proxy_and_the_next_one_starts(start_proxy: StartProxy, tmp_path: Path) -> None:
+    options = fake_engines(tmp_path, instances=2)
+    proxy = start_proxy(*options).wait_ready(2)
+    engines = engines_of(proxy)
+    proxy.process.kill()
+    proxy.wait()
+    wait_for(lambda: not any(engine.is_running() for engine in engines), "the end of the engines", ORPHANS_GONE)
+    again = start_proxy(*options).wait_ready(2)
+    assert again.stop() == 0
+
+
+async def test_an_engine_that_dies_is_started_again_while_the_other_serves(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path, instances=2)).wait_ready(2)
+    victim, _ = engines_of(proxy)
+    victim.kill()
+    for _ in range(4):
+        assert (await post(proxy.port, chat())).status == 200
+
+    async def recovered() -> bool:
+        return proxy.ready_count() == 2 and victim.pid not in proxy.pids()
+
+    await eventually(recovered, 30)
+    page = (await ask(proxy.port, "GET", "/metrics")).body.decode()
+    assert "slotproxy_instance_restarts_total{" in page
+
+
+async def test_a_stream_whose_engine_is_killed_is_cut_and_the_engine_comes_back(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path)).wait_ready()
+    (engine,) = engines_of(proxy)
+    async with streaming(proxy.port, HANG) as client:
+        await client.head()
+        await client.next_event()
+        engine.kill()
+        with pytest.raises(Unframed) as caught:
+            await client.rest()
+        assert b'"upstream_failed"' in caught.value.body
+    # Not refused: it waits in the queue until the engine is back.
+    assert (await post(proxy.port, chat())).status == 200
+
+
+async def test_an_abandoned_slot_stays_busy_until_the_engine_is_idle(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path)).wait_ready()
+    async with streaming(proxy.port, chat(fake={"fail": "hang", "after": 1, "compute": 0.5})) as client:
+        await client.head()
+        client.abort()
+    assert (await post(proxy.port, chat())).status == 200
+    (engine,) = engines_of(proxy)
+    (listening,) = [one for one in engine.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    report = (await ask(listening.laddr.port, "GET", "/fake/received")).json()
+    assert report["peak"] == 1
+
+
+async def test_an_engine_that_stays_busy_too_long_after_its_client_left_is_restarted(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    options = fake_engines(tmp_path)
+    write_profile(tmp_path, idle=1.0)
+    proxy = start_proxy(*options).wait_ready()
+    (before,) = proxy.pids()
+    async with streaming(proxy.port, chat(fake={"fail": "hang", "after": 1, "compute": 3600.0})) as client:
+        await client.head()
+        client.abort()
+    assert (await post(proxy.port, chat())).status == 200
+    assert proxy.pids() != [before]
+
+
+async def test_a_hung_engine_is_restarted(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), "--prefill-timeout", "1s").wait_ready()
+    (engine,) = engines_of(proxy)
+    engine.suspend()
+    answer = await post(proxy.port, chat())
+    assert (answer.status, answer.code) == (504, "upstream_timeout")
+    assert (await post(proxy.port, chat())).status == 200
+    with suppress(psutil.NoSuchProcess):
+        assert engine.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_engine_that_never_becomes_ready_is_given_up_with_a_sentence(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    options = fake_engines(tmp_path)
+    write_profile(tmp_path, "--never-ready", start=1.0)
+    proxy = start_proxy(*options)
+    assert proxy.wait() == 1
+    assert "Traceback" not in proxy.log
+    assert "ready" in proxy.log.splitlines()[-1]
+
+
+def test_engines_see_none_of_the_environment_they_must_not_see(start_proxy: StartProxy, demo_model: Path) -> None:
+    env = {"LLAMA_ARG_CTX_SIZE": "77", "OLLAMA_HOST": "x", "DS4_LOCK_FILE": "/nowhere/x"}
+    proxy = start_proxy("--model", str(demo_model), "--instances", "1", "--ctx-size", "1024", env=env).wait_ready()
+    (engine,) = engines_of(proxy)
+    assert not set(engine.environ()) & set(env)
+    assert proxy.slots()[0]["n_ctx"] == 1024
