@@ -26,18 +26,23 @@ class Aftercare:
         self._members = members
         self._tasks = tasks
         self._doubted: set[Upstream] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """The engines are being ended: nothing is worth waiting for any more."""
+        self._closed = True
 
     def abandoned(self, lease: Lease) -> None:
         """The slot comes back once the engine is idle. Of an upstream's requests nothing is known: at once."""
         member = self._behind(lease.upstream)
-        if isinstance(member, Instance):
+        if isinstance(member, Instance) and not self._closed:
             self._tasks.create_task(self._give_back(member, lease))
         else:
             lease.release()
 
     def failed(self, upstream: Upstream, reason: str) -> None:
         """`hang` restarts the instance; anything else withdraws it until it is known to be alive."""
-        member = self._behind(upstream)
+        member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
             member.doubt()
         elif member is not None and reason == "hang":

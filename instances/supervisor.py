@@ -22,6 +22,7 @@ from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.planner import size
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.remote import Remote, upstream_of
 from slotproxy.instances.settings import SupplySettings
@@ -57,6 +58,7 @@ class Supervisor:
         self._state_dir = StateDir(settings.state_dir)
         self._growth = Growth(settings)
         self._probe = Probe()
+        self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
         self._upstreams: tuple[Upstream, ...] = ()
         self._instances: list[Instance] = []
@@ -146,7 +148,7 @@ class Supervisor:
 
     async def _supply(self) -> None:
         async with self._probe, asyncio.TaskGroup() as tasks:
-            self._leases.owner = Aftercare(self._leases, self._members, tasks)
+            self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
             for upstream in self._upstreams:
                 remote = Remote(upstream, self._leases, self._probe, self._on_transition)
                 self._remotes.append(remote)
@@ -190,6 +192,8 @@ class Supervisor:
 
     def _end(self) -> None:
         self._stopping.set()
+        if self._aftercare is not None:
+            self._aftercare.close()
         for member in self._members():
             member.stop()
 
@@ -262,7 +266,3 @@ class Supervisor:
         if settings.instances is not None and settings.instances > settings.max_instances:
             text = "starting %d instances as asked, more than --max-instances %d"
             logger.warning(text, settings.instances, settings.max_instances)
-
-
-def size(amount: int) -> str:
-    return f"{amount / 2**30:.1f} GiB" if amount >= 2**30 else f"{amount / 2**20:.0f} MiB"
