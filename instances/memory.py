@@ -1,9 +1,9 @@
 """What engines cost in memory, and what the machine has. Reads /proc on Linux, psutil elsewhere.
 
-Resident pages that several engines map (the model file, the engine's code) are there once, however many map them. RSS counts
-them in every process, PSS divides them among the sharers: the sum of PSS over all instances is what they cost together. What
-one more instance will cost is its private part: pages with no file behind them (KV cache, compute buffers, heap, and the
-weights too where an engine copies them instead of mapping them).
+Resident pages that several engines map (the model file, the engine's code) are there once, however many map them. RSS
+counts them in every process, PSS divides them among the sharers: the sum of PSS over all instances is what they cost
+together. What one more instance will cost is its private part: pages with no file behind them (KV cache, compute
+buffers, heap, and the weights too where an engine copies them instead of mapping them).
 """
 
 from collections.abc import Iterable, Iterator
@@ -127,12 +127,14 @@ def _read_with_psutil(pid: int) -> Reading | None:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, used) in bytes of every memory cgroup above this process that has a limit. Used: without reclaimable cache."""
+    """(limit, used) in bytes of every memory cgroup above this process that has a limit. Used: without reclaimable
+    cache.
+    """
     try:
         lines = PROC.joinpath("self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    found = []
+    found: list[tuple[int, int]] = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":

@@ -35,7 +35,9 @@ def check(path: Path) -> ModelFacts:
             magic = file.read(len(MAGIC))
             length = os.fstat(file.fileno()).st_size
     except FileNotFoundError:
-        raise ModelError(f"there is no model at {path}; give --model the path of a GGUF file or a model directory") from None
+        raise ModelError(
+            f"there is no model at {path}; give --model the path of a GGUF file or a model directory"
+        ) from None
     except OSError as error:
         raise ModelError(f"the model {path} cannot be read: {error.strerror}") from None
     if magic != MAGIC:
@@ -47,7 +49,9 @@ def check(path: Path) -> ModelFacts:
 
 def _check_directory(path: Path) -> ModelFacts:
     if not (path / "config.json").is_file():
-        raise ModelError(f"{path} is a directory without a config.json, so it holds no model; name the model's own directory")
+        raise ModelError(
+            f"{path} is a directory without a config.json, so it holds no model; name the model's own directory"
+        )
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
     return ModelFacts(path=path, name=path.resolve().name, kind="directory", size=size)
 

@@ -18,9 +18,9 @@ class Decision:
 def admit(*, running: int, max_instances: int, used: int, next_cost: int, limit: int, available: int) -> Decision:
     """Decide on instance number `running` + 1.
 
-    `used` is what the running ones cost together, `next_cost` what one more is predicted to cost, `limit` the most all may
-    cost, `available` what the machine can give without swapping (all in bytes). The first is always admitted: without it
-    there is nothing to measure, and its user asked for it.
+    `used` is what the running ones cost together, `next_cost` what one more is predicted to cost, `limit` the most
+    all may cost, `available` what the machine can give without swapping (all in bytes). The first is always admitted:
+    without it there is nothing to measure, and its user asked for it.
     """
     if running == 0:
         return Decision(start=True, reason="first", sentence="the first instance is always started")

@@ -1,7 +1,7 @@
 """Slots, the queue before them and the leases on them. Pure: callers do the waiting.
 
-State is three mappings: seats (who offers how many slots), leases (ticket to seat) and the queue (ticket to the members it
-will not take). Every method that can free or add a slot returns the grants that follow from it.
+State is three mappings: seats (who offers how many slots), leases (ticket to seat) and the queue (ticket to the
+members it will not take). Every method that can free or add a slot returns the grants that follow from it.
 """
 
 import itertools

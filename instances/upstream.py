@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Upstream:
-    """One engine that answers HTTP. Compared by identity: an instance that restarts is a new Upstream with the same id."""
+    """One engine that answers HTTP. Compared by identity: an instance that restarts is a new Upstream with the same
+    id.
+    """
 
     instance: str  # "0", "1", ... for what we start; "u0", "u1", ... for --upstream
     host: str

@@ -1,7 +1,8 @@
 """Who may ask: API keys, Host names, browser origins. Pure.
 
-A server on loopback without keys is open to every page its user's browser shows, by two ways this module closes: a page may
-post to 127.0.0.1 (its Origin tells), and a name under an attacker's control may be made to mean 127.0.0.1 (its Host tells).
+A server on loopback without keys is open to every page its user's browser shows, by two ways this module closes: a
+page may post to 127.0.0.1 (its Origin tells), and a name under an attacker's control may be made to mean 127.0.0.1
+(its Host tells).
 """
 
 import hashlib
@@ -58,7 +59,9 @@ class Access:
         """Raises Refusal if a web page that was not allowed makes the request."""
         if origin is None or self.keys or self.allows(origin) or not _is_foreign(origin, host):
             return
-        raise forbidden("origin_not_allowed", f"Pages of {origin[:100]!r} are not allowed here (--cors-origin allows them).")
+        raise forbidden(
+            "origin_not_allowed", f"Pages of {origin[:100]!r} are not allowed here (--cors-origin allows them)."
+        )
 
     def check_key(self, authorization: str | None, api_key: str | None) -> None:
         """Raises Refusal unless one of the keys was sent, or none is configured."""
@@ -76,7 +79,9 @@ class Access:
         """Header lines that let a page of `origin` read the answer."""
         if origin is None or not self.allows(origin) or not origin.isprintable():
             return b""
-        return b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\nAccess-Control-Expose-Headers: *\r\n" % origin.encode()
+        return (
+            b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\nAccess-Control-Expose-Headers: *\r\n" % origin.encode()
+        )
 
     def preflight_fields(self, origin: str | None, wanted: str | None) -> dict[str, str]:
         """Headers of the answer to a preflight request. Raises Refusal if `origin` may not ask."""
@@ -113,5 +118,3 @@ def _matches(given: str, keys: Iterable[str]) -> bool:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-

@@ -1,11 +1,12 @@
 """The client's side of a request: takes the engine's answer and puts it on the client's transport as it comes.
 
-One segment from the engine is at most one write to the client. Until something was written the request may still be tried
-elsewhere; afterwards a failure is an error event and a cut connection, never a clean end (FAULTS.md section 5).
+One segment from the engine is at most one write to the client. Until something was written the request may still be
+tried elsewhere; afterwards a failure is an error event and a cut connection, never a clean end (FAULTS.md section 5).
 """
 
 import asyncio
 from dataclasses import dataclass
+from time import monotonic
 
 from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
@@ -36,15 +37,14 @@ class Answer:
     """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_chunked", "_client", "_connection", "_head", "_loop", "_outcome", "_own", "_request", "_size",
+        "_chunked", "_client", "_connection", "_head", "_outcome", "_own", "_request", "_size",
         "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "status",
         "stream",
     )  # fmt: skip
 
-    def __init__(self, request: Request, client: ClientConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, request: Request, client: ClientConnection) -> None:
         self._request = request
         self._client = client
-        self._loop = loop
         self._own = b""
         self._connection: EngineConnection | None = None
         self._outcome: asyncio.Future[Failure | None] | None = None
@@ -72,7 +72,7 @@ class Answer:
     @property
     def heard(self) -> float:
         """When the engine last gave a sign of life."""
-        return self._connection.heard if self._connection is not None else self._loop.time()
+        return self._connection.heard if self._connection is not None else monotonic()
 
     async def take(self, connection: EngineConnection, request: bytes, own: bytes) -> Failure | None:
         """Send `request` and relay its answer; `own` is header lines for the client. None: the answer is complete.
@@ -82,7 +82,7 @@ class Answer:
         self._reset()
         self._own = own
         self._connection = connection
-        self._outcome = self._loop.create_future()
+        self._outcome = asyncio.get_running_loop().create_future()
         self._client.writer = self
         try:
             connection.send(request, self, head_only=self._request.method == "HEAD")
@@ -155,7 +155,7 @@ class Answer:
 
     def pause(self) -> None:
         """The client reads slower than the engine writes."""
-        self.paused_since = self._loop.time()
+        self.paused_since = monotonic()
         if self._connection is not None and not self._connection.upstream.write_stall:
             self._hold()
 
@@ -188,7 +188,7 @@ class Answer:
             transport.abort()
 
     def _account(self, data: bytes) -> None:
-        now = self.last_byte = self._connection.heard if self._connection is not None else self._loop.time()
+        now = self.last_byte = self._connection.heard if self._connection is not None else monotonic()
         if not self._size:
             self.first_byte = now
         self._size += len(data)

@@ -1,7 +1,7 @@
 """The request body: bounded, with a deadline, and valid where a JSON object is due.
 
-An engine's own JSON parser is laxer than its clients think (NaN, broken UTF-8), and a crash or a hang there costs a slot;
-what can be refused here is refused here.
+An engine's own JSON parser is laxer than its clients think (NaN, broken UTF-8), and a crash or a hang there costs a
+slot; what can be refused here is refused here.
 """
 
 import asyncio
@@ -19,7 +19,9 @@ SILENCE = 30.0  # seconds between two pieces of a body
 LONGEST = 300.0  # seconds for a whole body
 MAX_DIGITS = 400  # no double has more; longer numbers only cost engines time
 
-_JSON_PATHS = re.compile(r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|rerank)|/rerank")
+_JSON_PATHS = re.compile(
+    r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|rerank)|/rerank"
+)
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 
 

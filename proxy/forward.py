@@ -1,19 +1,19 @@
 """One request: lease a slot, send it, relay the answer, hand the slot back, account for it.
 
-    lease = take or wait           QueueFull, QueueTimeout, NoInstances, ShuttingDown become refusals
-    connection = idle or fresh     refused: once more, on another upstream
-    answer.take(...)               stale: again on a fresh connection, the client does not notice
-                                   reset, malformed, empty, before the client saw a byte: once more, on another upstream
-                                   afterwards: error event, cut
-    lease.release / abandon        exactly one of them, on every path; abandon where the engine may still be working
+lease = take or wait           QueueFull, QueueTimeout, NoInstances, ShuttingDown become refusals
+connection = idle or fresh     refused: once more, on another upstream
+answer.take(...)               stale: again on a fresh connection, the client does not notice
+                               reset, malformed, empty, before the client saw a byte: once more, on another upstream
+                               afterwards: error event, cut
+lease.release / abandon        exactly one of them, on every path; abandon where the engine may still be working
 """
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 
 from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.leases import Lease, Leases
@@ -24,7 +24,7 @@ from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, nominated, request_head
 from slotproxy.proxy.metrics import Metrics
 from slotproxy.proxy.outcome import Outcome
-from slotproxy.proxy.relay import EngineConnection, Failure, IdleConnections, Kind, connect
+from slotproxy.proxy.relay import Failure, IdleConnections, Kind, connect
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Forwarder:
 
     async def forward(self, request: Request, client: ClientConnection, outcome: Outcome) -> Answer:
         """Relay one request. Raises Refusal as long as nothing was written to the client."""
-        answer = Answer(request, client, asyncio.get_running_loop())
+        answer = Answer(request, client)
         try:
             with self._watched(answer):
                 await self._try_upstreams(request, answer, outcome)
@@ -105,18 +105,17 @@ class Forwarder:
             self._metrics.retried(failure.kind.value)
 
     async def _lease(self, tried: set[Upstream], outcome: Outcome) -> Lease:
-        loop = asyncio.get_running_loop()
         limits = self._limits
         try:
             lease = self._leases.take(tried)
             if lease is not None:
                 return lease
-            began = loop.time()
+            began = monotonic()
             outcome.queued = True
             try:
                 lease = await self._leases.wait(limits.queue_timeout, tried)
             finally:
-                outcome.queue_wait += loop.time() - began
+                outcome.queue_wait += monotonic() - began
             outcome.queued = False
             return lease
         except QueueFull:
@@ -136,7 +135,7 @@ class Forwarder:
         """One attempt on one upstream. Gives the slot back in every case."""
         upstream = lease.upstream
         hand_back = lease.release  # until the engine has the request
-        began = asyncio.get_running_loop().time()
+        began = monotonic()
         try:
             own = _own_fields(request, lease, outcome)
             payload = self._payload(request, upstream)
@@ -162,7 +161,7 @@ class Forwarder:
             if answer.complete:
                 hand_back = lease.release
             hand_back()
-            self._rate.observe(asyncio.get_running_loop().time() - began)
+            self._rate.observe(monotonic() - began)
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
         extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
@@ -171,7 +170,9 @@ class Forwarder:
             drop |= {name.lower() for name, _ in upstream.extra_headers}
         target = upstream.base_path.encode() + request.target
         size = None if not request.body and request.method in _BODILESS else len(request.body)
-        return request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + request.body
+        return (
+            request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + request.body
+        )
 
     def _another(self, tried: set[Upstream]) -> bool:
         return any(upstream not in tried for upstream in self._leases.upstreams)

@@ -48,9 +48,9 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its own,
-        # queued behind the one whose body it is; that one would wait for ever. No request can follow an unfinished body,
-        # so anything queued while one is being read is such an error.
+        # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its
+        # own, queued behind the one whose body it is; that one would wait for ever. No request can follow an
+        # unfinished body, so anything queued while one is being read is such an error.
         if self.body is not None and self._messages and not self.body.is_eof():
             self.body.set_exception(malformed("The request body is not valid chunked encoding."))
 

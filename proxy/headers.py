@@ -1,7 +1,7 @@
 """Which header fields pass, and the bytes of the heads we send. Pure.
 
-Hop-by-hop fields (RFC 9110 section 7.6.1) never pass, nor does a field that `Connection` names. Framing is always our own:
-the request goes on with Content-Length, the answer with Content-Length if the engine gave one, else chunked.
+Hop-by-hop fields (RFC 9110 section 7.6.1) never pass, nor does a field that `Connection` names. Framing is always our
+own: the request goes on with Content-Length, the answer with Content-Length if the engine gave one, else chunked.
 """
 
 import re
@@ -11,8 +11,8 @@ from http import HTTPStatus
 Field = tuple[bytes, bytes]
 
 HOP_BY_HOP = frozenset(
-    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding upgrade "
-    b"http2-settings".split()
+    b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"upgrade http2-settings".split()
 )
 NOT_TO_ENGINE = HOP_BY_HOP | frozenset(
     # accept-encoding: an engine that compressed would hide the token counts from the meter, and loopback gains nothing

@@ -79,7 +79,9 @@ class Meter:
         return found
 
     def _trim(self) -> None:
-        """Drop all but the end. `KEPT` begins late enough that a pattern cut in two by the seam is counted once: with it."""
+        """Drop all but the end. `KEPT` begins late enough that a pattern cut in two by the seam is counted once: with
+        it.
+        """
         cut = len(self._kept) - KEPT
         dropped = bytes(self._kept[:cut])
         if self._early == Usage():
@@ -94,15 +96,8 @@ def find_usage(data: bytes) -> Usage:
     found = Usage()
     for match in reversed(list(_USAGE.finditer(data))):
         found = found.or_else(_from_usage(_object_at(data, match.end())))
-    if found.completion is None and (match := _last(_TIMINGS, data)):
-        found = found.or_else(_from_timings(_object_at(data, match.end())))
-    return found
-
-
-def _last(pattern: re.Pattern[bytes], data: bytes) -> re.Match[bytes] | None:
-    found = None
-    for found in pattern.finditer(data):
-        pass
+    if found.completion is None and (timings := list(_TIMINGS.finditer(data))):
+        found = found.or_else(_from_timings(_object_at(data, timings[-1].end())))
     return found
 
 

@@ -1,14 +1,14 @@
 """Prometheus: what DESIGN.md section 5 names, and nothing with an unbounded label.
 
-Counters and histograms are touched once per request, when it is over. Gauges are read from the supply side's snapshot when
-somebody scrapes, so that they cost nothing in between.
+Counters and histograms are touched once per request, when it is over. Gauges are read from the supply side's snapshot
+when somebody scrapes, so that they cost nothing in between.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -18,12 +18,36 @@ from slotproxy.proxy.outcome import Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ROUTES = frozenset(
-    "/v1/chat/completions /v1/completions /v1/responses /v1/messages /v1/embeddings /v1/rerank /v1/models "
-    "/completion /completions /chat/completions /embedding /embeddings /tokenize /detokenize /infill /rerank "
-    "/health /ready /metrics /slots /props /api/chat /api/generate".split()
+    [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/embeddings",
+        "/v1/rerank",
+        "/v1/models",
+        "/completion",
+        "/completions",
+        "/chat/completions",
+        "/embedding",
+        "/embeddings",
+        "/tokenize",
+        "/detokenize",
+        "/infill",
+        "/rerank",
+        "/health",
+        "/ready",
+        "/metrics",
+        "/slots",
+        "/props",
+        "/api/chat",
+        "/api/generate",
+    ]
 )
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody asked for
 
 
 def route_of(path: str) -> str:
@@ -55,7 +79,9 @@ class Metrics:
         self._first = histogram("time_to_first_token_seconds", "Until the first event of a stream.", _SECONDS)
         self._per_token = histogram("time_per_output_token_seconds", "Between output tokens of a stream.", _PER_TOKEN)
         self._duration = histogram("request_duration_seconds", "Whole requests.", _SECONDS, "route")
-        self._lag = Gauge("slotproxy_event_loop_lag_seconds", "How late the last tick of the loop was.", registry=registry)
+        self._lag = Gauge(
+            "slotproxy_event_loop_lag_seconds", "How late the last tick of the loop was.", registry=registry
+        )
         Gauge("slotproxy_build_info", "Version of slotproxy.", ["version"], registry=registry).labels(release()).set(1)
         registry.register(_Supply(snapshot, queued))
         self._request_child = cache(self._requests.labels)  # labels() takes a lock and a dictionary; both are bounded

@@ -1,8 +1,8 @@
 """The engine's side of a request: one connection, one answer at a time, handed on as it arrives.
 
-An `asyncio.Protocol` over httptools: what the parser finds in one segment goes to the sink in one call, without a task switch.
-Connections that an engine keeps open are used again; one that it had closed meanwhile shows itself by ending before any byte
-of an answer, which `Failure.stale` tells apart from a dead engine.
+An `asyncio.Protocol` over httptools: what the parser finds in one segment goes to the sink in one call, without a
+task switch. Connections that an engine keeps open are used again; one that it had closed meanwhile shows itself by
+ending before any byte of an answer, which `Failure.stale` tells apart from a dead engine.
 """
 
 import asyncio
@@ -10,8 +10,10 @@ import enum
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from time import monotonic
+from typing import Protocol, cast
 
 import httptools
 
@@ -60,18 +62,17 @@ class EngineConnection(asyncio.Protocol):
     """One TCP connection to an engine, idle or with one request on it."""
 
     __slots__ = (
-        "_body", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle", "_loop", "_parser", "_paused",
+        "_body", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle", "_parser", "_paused",
         "_reason", "_reusable", "_sink", "_until_close", "heard", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
-    def __init__(self, upstream: Upstream, idle: "IdleConnections", loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
         self.upstream = upstream
         self.used = 0  # requests sent
         self.since = 0.0  # when it became idle
         self.heard = 0.0  # when the last byte came, or the request went out
         self.transport: asyncio.Transport | None = None
         self._idle = idle
-        self._loop = loop
         self._paused = False
         self._sink: Sink | None = None
 
@@ -91,7 +92,7 @@ class EngineConnection(asyncio.Protocol):
         self._head_only = head_only
         self._sink = sink
         self.used += 1
-        self.heard = self._loop.time()
+        self.heard = monotonic()
         if self.transport is None:
             self._fail(Kind.STALE if self.used > 1 else Kind.RESET, "it closed the connection")
             return
@@ -103,10 +104,8 @@ class EngineConnection(asyncio.Protocol):
         if self.transport is not None:
             sock: socket.socket | None = self.transport.get_extra_info("socket")
             if sock is not None:
-                try:
+                with suppress(OSError):  # already gone
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-                except OSError:  # already gone
-                    pass
             self.transport.abort()
 
     def pause(self) -> None:
@@ -117,21 +116,20 @@ class EngineConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self.transport is not None and self._paused:
             self._paused = False
-            self.heard = self._loop.time()  # silence while we did not listen is not the engine's
+            self.heard = monotonic()  # silence while we did not listen is not the engine's
             self.transport.resume_reading()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         sink = self._sink
         if sink is None:  # bytes nobody asked for: the next answer could not be told from them
             self.abort()
             return
-        self.heard = self._loop.time()
+        self.heard = monotonic()
         if not self._final:
             self._head_bytes += len(data)
         try:
@@ -219,7 +217,7 @@ class EngineConnection(asyncio.Protocol):
     def _end(self) -> None:
         self._sink = None
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
-            self.since = self._loop.time()
+            self.since = monotonic()
             self._idle.put(self)
         elif self.transport is not None:
             self.transport.close()
@@ -232,7 +230,9 @@ class EngineConnection(asyncio.Protocol):
 
 
 def _framing(fields: list[Field]) -> tuple[int | None, bool]:
-    """Content-Length and whether chunked. Raises ValueError where the two could be read in two ways (RFC 9112 section 6.3)."""
+    """Content-Length and whether chunked. Raises ValueError where the two could be read in two ways (RFC 9112 section
+    6.3).
+    """
     lengths = {value.strip() for name, value in fields if name.lower() == b"content-length"}
     codings = [value.strip().lower() for name, value in fields if name.lower() == b"transfer-encoding"]
     if codings and (lengths or codings != [b"chunked"]):
@@ -289,7 +289,7 @@ async def connect(upstream: Upstream, idle: IdleConnections, tls: ssl.SSLContext
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT):
         _, connection = await loop.create_connection(
-            lambda: EngineConnection(upstream, idle, loop),
+            lambda: EngineConnection(upstream, idle),
             upstream.host,
             upstream.port,
             ssl=tls if upstream.tls else None,

@@ -1,6 +1,7 @@
 """What the proxy does with each request that parsed: check it, answer it itself, or forward it.
 
-The raw target decides, as it came: nothing is decoded or normalised here, so proxy and engine cannot see two different paths.
+The raw target decides, as it came: nothing is decoded or normalised here, so proxy and engine cannot see two
+different paths.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -74,8 +76,7 @@ class Routes:
         }
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        loop = asyncio.get_running_loop()
-        asked = _Asked(raw, "", "", None, self._outcome(raw, loop.time()))
+        asked = _Asked(raw, "", "", None, self._outcome(raw, monotonic()))
         outcome = asked.outcome
         try:
             return await self._answer(asked)
@@ -90,7 +91,7 @@ class Routes:
             outcome.status, outcome.error = 500, "internal_error"
             return self._refuse(asked, errors.internal())
         finally:
-            outcome.finished = loop.time()
+            outcome.finished = monotonic()
             self._metrics.finished(outcome)
             log_access(outcome)
 
@@ -161,6 +162,7 @@ class Routes:
         if asked.outcome.error is None:
             asked.outcome.status = response.status
         response.headers["x-request-id"] = asked.outcome.request_id
+        response.headers[hdrs.SERVER] = "slotproxy"
         for line in self._access.cors_fields(asked.origin).decode().splitlines():
             name, _, value = line.partition(": ")
             response.headers[name] = value
@@ -189,7 +191,9 @@ class Routes:
             return "shutting down"
         if snapshot.hopeless is not None:
             return snapshot.hopeless
-        states = ", ".join(f"{m.id} is {m.state.value}" + (f" ({m.reason})" if m.reason else "") for m in snapshot.members)
+        states = ", ".join(
+            f"{m.id} is {m.state.value}" + (f" ({m.reason})" if m.reason else "") for m in snapshot.members
+        )
         return f"no instance is ready: {states}" if states else "no instance has been started yet"
 
     def _page(self) -> web.Response:

@@ -1,7 +1,7 @@
 """The composition root: builds every part, runs them, stops them in order.
 
-Order of a stop: refuse new work, fail what is queued, wait for requests in flight (at most --drain-timeout), close client and
-engine connections, stop the engines. A second signal skips the wait.
+Order of a stop: refuse new work, fail what is queued, wait for requests in flight (at most --drain-timeout), close
+client and engine connections, stop the engines. A second signal skips the wait.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from slotproxy.instances import demo
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
@@ -104,7 +105,7 @@ class Server:
         if busy:
             wait = self._settings.drain_timeout
             logger.info("waiting for %d requests in flight, at most %g s; press Ctrl-C again to end them", busy, wait)
-        await _first(self._supervisor.drain(), self._hurry.wait())
+        await self._drain()
         self._forwarder.break_off()
         front.pre_shutdown()
         await front.shutdown(CLOSING)
@@ -112,15 +113,23 @@ class Server:
         await self._supervisor.stop()
         logger.info("stopped")
 
+    async def _drain(self) -> None:
+        """Until no request is in flight, the drain's time is over, or a second signal."""
+        async with asyncio.TaskGroup() as tasks:
+            drained = tasks.create_task(self._supervisor.drain())
+            hurried = tasks.create_task(self._hurry.wait())
+            await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+            hurried.cancel()
+
     async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
         settings = self._settings
         period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4)
-        due = loop.time()
+        due = monotonic()
         while True:
             due += period
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            now = loop.time()
+            await asyncio.sleep(max(0.0, due - monotonic()))
+            now = monotonic()
             self._metrics.loop_lag(max(0.0, now - due))
             due = max(due, now - period)
             self._forwarder.sweep(now)
@@ -157,17 +166,6 @@ async def serve(settings: Settings) -> int:
     supervisor = Supervisor(settings.supply(model), leases, on_transition=metrics.moved)
     await Server(settings, supervisor, leases, metrics).run()
     return 0
-
-
-async def _first(*waits: object) -> None:
-    """Until one of them is over; the others are cancelled."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]  # type: ignore[arg-type]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:

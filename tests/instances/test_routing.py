@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 from slotproxy.instances.routing import POLICIES, Seat, least_busy, round_robin
 
 seats = st.lists(
-    st.builds(Seat, st.text(max_size=2), slots=st.integers(1, 9), leased=st.integers(0, 8), last_grant=st.integers(0, 99)),
+    st.builds(
+        Seat, st.text(max_size=2), slots=st.integers(1, 9), leased=st.integers(0, 8), last_grant=st.integers(0, 99)
+    ),
     min_size=1,
     max_size=6,
 )

@@ -122,7 +122,11 @@ async def stack() -> AsyncIterator[MakeStack]:
                 script.port = await _engine(exits, script)
                 upstreams.append(
                     Upstream(
-                        instance=str(number), host="127.0.0.1", port=script.port, keepalive=keepalive, write_stall=write_stall
+                        instance=str(number),
+                        host="127.0.0.1",
+                        port=script.port,
+                        keepalive=keepalive,
+                        write_stall=write_stall,
                     )
                 )
             leases = Leases(Pool(queue))
@@ -135,7 +139,12 @@ async def stack() -> AsyncIterator[MakeStack]:
             )
             forwarder = Forwarder(leases, limits, metrics, strip_credentials=bool(keys))
             routes = Routes(
-                forwarder, metrics, Access(keys=keys), lambda: snapshot_of(leases, upstreams), lambda: leases.queued, max_body
+                forwarder,
+                metrics,
+                Access(keys=keys),
+                lambda: snapshot_of(leases, upstreams),
+                lambda: leases.queued,
+                max_body,
             )
             front = Front(routes.handle)
             server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)

@@ -30,7 +30,9 @@ def test_keys_do_not_show_in_a_repr() -> None:
     assert "one" not in repr(KEYED)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "[::1]", "", "mybox", "host.docker.internal:80", "a.local"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8080", "localhost", "[::1]", "", "mybox", "host.docker.internal:80", "a.local"]
+)
 def test_a_loopback_server_answers_to_names_nobody_else_controls(host: str) -> None:
     OPEN.check_host([host], required=True)
 
@@ -53,7 +55,9 @@ def test_a_missing_double_or_broken_host_is_malformed(hosts: list[str], required
     assert (caught.value.status, caught.value.close) == (400, True)
 
 
-@pytest.mark.parametrize("origin", [None, "http://localhost:3000", "http://127.0.0.1", "vscode-webview://x", "http://h:1"])
+@pytest.mark.parametrize(
+    "origin", [None, "http://localhost:3000", "http://127.0.0.1", "vscode-webview://x", "http://h:1"]
+)
 def test_local_pages_and_programs_may_ask(origin: str | None) -> None:
     OPEN.check_origin(origin, "h:1")
 

@@ -8,10 +8,9 @@ from slotproxy.proxy import errors
 
 REFUSALS = [
     errors.malformed("m"), errors.unauthorized(), errors.not_found("/x"), errors.method_not_allowed("GET"),
-    errors.too_large(1), errors.body_timeout(1), errors.queue_full(1, 2), errors.queue_timeout(1, 2), errors.loading("l"),
-    errors.no_instances("n"), errors.shutting_down(), errors.upstream_failed("u", sent=True), errors.upstream_timeout("t"),
-    errors.internal(), errors.forbidden("c", "m"),
-]  # fmt: skip
+    errors.too_large(1), errors.body_timeout(1), errors.queue_full(1, 2), errors.queue_timeout(1, 2),
+    errors.loading("l"), errors.no_instances("n"), errors.shutting_down(), errors.upstream_failed("u", sent=True),
+    errors.upstream_timeout("t"), errors.internal(), errors.forbidden("c", "m"), ]  # fmt: skip
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.code)

@@ -156,7 +156,9 @@ async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
      b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n"],
     ids=["nothing", "half a head", "garbage", "empty 200", "two framings", "two lengths", "upgrade", "huge head"],
 )  # fmt: skip
-async def test_what_breaks_before_the_first_byte_is_tried_once_on_another_instance(stack: MakeStack, broken: bytes) -> None:
+async def test_what_breaks_before_the_first_byte_is_tried_once_on_another_instance(
+    stack: MakeStack, broken: bytes
+) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await bad.request(reader)
         writer.write(broken)
@@ -321,7 +323,7 @@ async def test_a_client_that_leaves_in_the_tick_its_answer_ends_takes_no_slot_al
         writer.write(post())
         await reader.read(1)
         writer.transport.abort()
-    await until(lambda: proxy.metric("slotproxy_request_duration_seconds_count{route=\"/v1/chat/completions\"}") == 50)
+    await until(lambda: proxy.metric('slotproxy_request_duration_seconds_count{route="/v1/chat/completions"}') == 50)
     for lease in proxy.owner.lost:
         lease.release()
     await all_free(proxy)

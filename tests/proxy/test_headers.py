@@ -13,7 +13,8 @@ def sent(*fields: Field, drop: frozenset[bytes] = headers.NOT_TO_ENGINE, size: i
 def test_a_request_has_our_host_and_framing_and_the_clients_other_fields_as_they_came() -> None:
     head = sent((b"Host", b"evil"), (b"X-Odd", b"  two  "), (b"Content-Length", b"99"), size=7)
     assert head == (
-        b"POST /v1/x?a=1 HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:   two  \r\nx-request-id: r\r\nContent-Length: 7\r\n\r\n"
+        b"POST /v1/x?a=1 HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:   two  \r\nx-request-id: r\r\n"
+        b"Content-Length: 7\r\n\r\n"
     )
 
 
