@@ -37,7 +37,7 @@ def objects(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def outcome(**more: Any) -> Outcome:
-    values = {
+    values: dict[str, Any] = {
         "request_id": "r-1",
         "method": "POST",
         "path": "/v1/chat/completions",
