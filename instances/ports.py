@@ -27,4 +27,4 @@ def _listens(process: psutil.Process, port: int) -> bool:
         connections = process.net_connections(kind="tcp")
     except psutil.Error:
         return False
-    return any(c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port for c in connections)
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)

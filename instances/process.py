@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,37 +37,47 @@ class Exit:
 
 
 class Process:
-    """Owns the process from spawn to reaping. `exited` is done once it is gone."""
+    """Owns the process from spawn to reaping. `exited` is done once it is reaped."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport, output: "_Output") -> None:
-        self._transport = transport
-        self._output = output
+    def __init__(self, child: "subprocess.Popen[bytes]", log: EngineLog) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = child.pid
+        self.exited: asyncio.Future[int] = loop.create_future()
+        self._output = _Output(log, loop)
+        self._transport: asyncio.ReadTransport | None = None
         self._signalled = False
         self._closed = False
-        self.pid = transport.get_pid()
-        self.exited = output.exited
+        # A thread and not the event loop's own subprocesses: uvloop lets its descriptors leak into children.
+        threading.Thread(target=_reap, args=(child, loop, self.exited), name=f"reaper-{child.pid}", daemon=True).start()
 
     @classmethod
     async def spawn(cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: EngineLog) -> "Process":
         """Raises OSError when the executable cannot be run."""
-        loop = asyncio.get_running_loop()
-        transport, output = await loop.subprocess_exec(
-            lambda: _Output(log, loop),
-            *command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=dict(env),
-            cwd=str(cwd),
-            start_new_session=True,
-        )
-        return cls(transport, output)
+        reader, writer = os.pipe()
+        try:
+            child = _popen(command, env, cwd, writer)
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        process = cls(child, log)
+        try:
+            await process._listen(reader)
+        except BaseException:
+            process.kill()
+            raise
+        return process
+
+    async def _listen(self, reader: int) -> None:
+        pipe = os.fdopen(reader, "rb", buffering=0)  # closed by its transport
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self._output, pipe)
 
     async def wait(self) -> Exit:
         """How it ended, after its last output was taken in."""
         await asyncio.shield(self.exited)
         await asyncio.wait({self._output.ended}, timeout=LAST_WORDS)
-        return Exit(code=self._transport.get_returncode() or 0, wished=self._signalled)
+        return Exit(code=self.exited.result(), wished=self._signalled)
 
     async def stop(self, plan: Stop) -> Exit:
         """End the whole group by `plan`. If this is cancelled the group is killed at once."""
@@ -87,7 +98,8 @@ class Process:
             return
         self._closed = True
         self._signal(signal.SIGKILL)
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()
         self._output.close()
 
     async def _gone_within(self, seconds: float) -> bool:
@@ -100,28 +112,42 @@ class Process:
             os.killpg(self.pid, number)
 
 
-class _Output(asyncio.SubprocessProtocol):
+class _Output(asyncio.Protocol):
     """Where the event loop reports to. No task: each piece of output is taken in as it comes."""
 
     def __init__(self, log: EngineLog, loop: asyncio.AbstractEventLoop) -> None:
         self._log = log
-        self.exited: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[None] = loop.create_future()
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         self._log.feed(data)
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self.close()
-
-    def process_exited(self) -> None:
-        if not self.exited.done():
-            self.exited.set_result(None)
 
     def close(self) -> None:
         self._log.close()
         if not self.ended.done():
             self.ended.set_result(None)
+
+
+def _popen(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: int) -> "subprocess.Popen[bytes]":
+    """From the main thread: where a child dies with its parent, it is the thread that counts."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
+def _reap(child: "subprocess.Popen[bytes]", loop: asyncio.AbstractEventLoop, exited: "asyncio.Future[int]") -> None:
+    code = child.wait()
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
+        loop.call_soon_threadsafe(exited.set_result, code)
 
 
 def _signal_name(number: int) -> str:

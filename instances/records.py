@@ -60,7 +60,7 @@ def _recorded(instances: Path) -> list[Path]:
 
 async def _end_leftover(directory: Path) -> None:
     record = _read(directory / FILE)
-    process = record and _alive(record)
+    process = None if record is None else _alive(record)
     if record is not None and process is not None:
         logger.warning("ending process %d, left over from an earlier run (%s)", record.pid, record.command[0])
         await _end(process)

@@ -244,7 +244,7 @@ class Supervisor:
 
     async def _plan_launch(self, path: Path) -> Launch:
         settings = self._settings
-        facts = model.check(path)
+        facts = await asyncio.to_thread(model.check, path)
         profile = launch.choose(settings.engine, facts, settings.engine_bin)
         program = launch.program(profile, settings.engine_bin)
         return Launch(

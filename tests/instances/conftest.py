@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
 import pytest
-import uvloop
 
 from slotproxy.instances import profiles
 from slotproxy.instances.backoff import Backoff
@@ -30,11 +29,6 @@ SOON = 20.0
 QUICK = Backoff(first=0.01, longest=0.02)
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop the product runs on: processes are reaped by other code than asyncio's own."""
-    return {"uvloop": uvloop.new_event_loop}
-
-
 @pytest.fixture
 def gguf(tmp_path: Path) -> Path:
     """Enough of a model for the stub."""
@@ -49,9 +43,17 @@ def stub_profile(**changes: Any) -> Profile:
     return msgspec.structs.replace(profiles.load("ds4-server"), **changes)
 
 
-def stub_launch(model: Path, *extra_args: str, program: tuple[str, ...] = (sys.executable, str(STUB)), **changes: Any) -> Launch:
+def stub_launch(
+    model: Path, *extra_args: str, program: tuple[str, ...] = (sys.executable, str(STUB)), **changes: Any
+) -> Launch:
     return Launch(
-        profile=stub_profile(**changes), program=program, model=model, name="m", ctx=4096, threads=1, extra_args=extra_args
+        profile=stub_profile(**changes),
+        program=program,
+        model=model,
+        name="m",
+        ctx=4096,
+        threads=1,
+        extra_args=extra_args,
     )
 
 

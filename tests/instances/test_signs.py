@@ -17,7 +17,9 @@ def test_the_banner_announces_and_an_engine_without_one_needs_none() -> None:
 
 
 def test_a_particular_reason_replaces_the_mere_fact_that_it_ends() -> None:
-    fatal = after("llama-server", "E srv init: exiting due to model loading error", "failed to open GGUF file 'x'").fatal
+    fatal = after(
+        "llama-server", "E srv init: exiting due to model loading error", "failed to open GGUF file 'x'"
+    ).fatal
     assert fatal is not None
     assert fatal.cause is Cause.MODEL
 

