@@ -29,8 +29,8 @@ class Lease:
 
     __slots__ = ("_leases", "streaming", "ticket", "upstream")
 
-    def __init__(self, leases: "Leases", ticket: Ticket, upstream: Upstream) -> None:
-        self._leases: Leases | None = leases
+    def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream) -> None:
+        self._leases = leases
         self.ticket = ticket
         self.upstream = upstream
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
@@ -82,6 +82,18 @@ class Leases:
             raise self._refusal()
         grant = self._pool.take(exclude)
         return None if grant is None else Lease(self, grant.ticket, grant.member)
+
+    def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
+        """Something like a lease on an upstream that answers `path` without a slot, or None: it holds nothing.
+
+        Raises the refusal in force.
+        """
+        if self._refusal is not None:
+            raise self._refusal()
+        for upstream in self._pool.members:
+            if path in upstream.slotless and upstream not in exclude:
+                return Lease(None, 0, upstream)
+        return None
 
     async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY) -> Lease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout or the refusal in force."""

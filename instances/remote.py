@@ -38,6 +38,7 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         slots=spec.slots,
         tls=tls,
         base_path=parts.path.rstrip("/"),
+        slotless=frozenset({MODELS}),
         drop_headers=frozenset({b"x-conversation-id"}),
         extra_headers=_credentials(spec, environment),
     )

@@ -16,6 +16,7 @@ class Upstream:
     tls: bool = False
     base_path: str = ""  # put before every path, no trailing slash
     keepalive: float = 4.0  # seconds an idle connection may be used again; 0: one request per connection
+    slotless: frozenset[str] = frozenset()  # paths it answers beside its slots, so that they need no lease
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
     write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any

@@ -85,7 +85,7 @@ class Forwarder:
     async def _try_upstreams(self, request: Request, answer: Answer, outcome: Outcome) -> None:
         tried: set[Upstream] = set()
         while True:
-            lease = await self._lease(tried, outcome)
+            lease = await self._lease(request.path, tried, outcome)
             lease.streaming = request.streaming
             outcome.instance = lease.upstream.instance
             failure = await self._exchange(lease, request, answer, outcome)
@@ -104,10 +104,10 @@ class Forwarder:
                 raise refusal
             self._metrics.retried(failure.kind.value)
 
-    async def _lease(self, tried: set[Upstream], outcome: Outcome) -> Lease:
+    async def _lease(self, path: str, tried: set[Upstream], outcome: Outcome) -> Lease:
         limits = self._limits
         try:
-            lease = self._leases.take(tried)
+            lease = self._leases.slotless(path, tried) or self._leases.take(tried)
             if lease is not None:
                 return lease
             began = monotonic()

@@ -29,12 +29,13 @@ class Writer(Protocol):
 class ClientConnection(RequestHandler):
     """One client connection."""
 
-    __slots__ = ("body", "writer")
+    __slots__ = ("_start_line", "body", "writer")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.writer: Writer | None = None
         self.body: StreamReader | None = None  # the request body that is being read
+        self._start_line = b""  # what has come of the next request's
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -47,12 +48,25 @@ class ClientConnection(RequestHandler):
             self.writer.resume()
 
     def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and self._is_other_protocol(data):
+            data = b"\0"  # the parser's own way to refuse
         super().data_received(data)
+        if self._messages:
+            self._start_line = b""
         # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its
         # own, queued behind the one whose body it is; that one would wait for ever. No request can follow an
         # unfinished body, so anything queued while one is being read is such an error.
         if self.body is not None and self._messages and not self.body.is_eof():
             self.body.set_exception(malformed("The request body is not valid chunked encoding."))
+
+    def _is_other_protocol(self, data: bytes) -> bool:
+        """Whether the next request's start line says RTSP or ICE: the parser would take both for HTTP."""
+        if self._start_line.endswith(b"\n"):  # of a head that is still coming
+            return False
+        line, newline, _ = (self._start_line + data).lstrip(b"\r\n").partition(b"\n")
+        self._start_line = line + newline
+        return bool(newline) and b" HTTP/" not in line
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

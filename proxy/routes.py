@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.snapshot import Member, Snapshot
+from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.answer import Request
@@ -31,6 +31,7 @@ from slotproxy.proxy.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
+MODELS = "/v1/models"
 OPEN_PATHS = frozenset({"/health", "/ready"})  # load balancers and probes have no key
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -72,7 +73,7 @@ class Routes:
             "/ready": self._ready,
             "/metrics": self._page,
             "/slots": self._slots,
-            "/v1/models": self._models,
+            MODELS: self._models,
         }
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
@@ -110,7 +111,7 @@ class Routes:
         if asked.path not in OPEN_PATHS:
             access.check_key(raw.headers.get(hdrs.AUTHORIZATION), raw.headers.get("X-Api-Key"))
         own = self._own.get(asked.path)
-        if own is not None:
+        if own is not None and not (asked.path == MODELS and self._only_upstreams()):
             if raw.method not in ("GET", "HEAD"):
                 raise errors.method_not_allowed("GET, HEAD")
             return self._done(asked, own())
@@ -202,6 +203,11 @@ class Routes:
     def _slots(self) -> web.Response:
         entries = [entry for member in self._snapshot().members for entry in _slot_entries(member)]
         return _json([{"id": number, **entry} for number, entry in enumerate(entries)])
+
+    def _only_upstreams(self) -> bool:
+        """Whether every model is somebody else's: then they say themselves what they have."""
+        members = self._snapshot().members
+        return bool(members) and all(member.kind is Kind.UPSTREAM for member in members)
 
     def _models(self) -> web.Response:
         snapshot = self._snapshot()

@@ -116,6 +116,8 @@ async def stack() -> AsyncIterator[MakeStack]:
             write_stall: float = 0.0,
             max_body: int = 1 << 20,
             keys: tuple[str, ...] = (),
+            kind: Kind = Kind.INSTANCE,
+            slotless: frozenset[str] = frozenset(),
         ) -> Stack:
             upstreams = []
             for number, script in enumerate(scripts):
@@ -127,6 +129,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                         port=script.port,
                         keepalive=keepalive,
                         write_stall=write_stall,
+                        slotless=slotless,
                     )
                 )
             leases = Leases(Pool(queue))
@@ -142,7 +145,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                 forwarder,
                 metrics,
                 Access(keys=keys),
-                lambda: snapshot_of(leases, upstreams),
+                lambda: snapshot_of(leases, upstreams, kind),
                 lambda: leases.queued,
                 max_body,
             )
@@ -189,11 +192,11 @@ async def _engine(exits: AsyncExitStack, script: Script) -> int:
     return port
 
 
-def snapshot_of(leases: Leases, upstreams: list[Upstream]) -> Snapshot:
+def snapshot_of(leases: Leases, upstreams: list[Upstream], kind: Kind = Kind.INSTANCE) -> Snapshot:
     members = tuple(
         Member(
             id=upstream.instance,
-            kind=Kind.UPSTREAM,
+            kind=kind,
             state=State.READY,
             pid=None,
             host=upstream.host,

@@ -5,6 +5,8 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from slotproxy.instances.snapshot import Kind
+
 from .conftest import MakeStack, answering
 from .test_forward import OK, code, post, status
 
@@ -22,6 +24,23 @@ async def test_models_tell_the_context_every_instance_has(stack: MakeStack) -> N
     proxy = await stack(answering(OK))
     models = json.loads(body(await proxy.ask(get("/v1/models"))))
     assert models["data"] == [{"id": "demo", "meta": {"n_ctx": 2048}, "context_length": 2048}]
+
+
+async def test_with_upstreams_only_they_say_themselves_what_they_have(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, kind=Kind.UPSTREAM, slotless=frozenset({"/v1/models"}))
+    proxy.leases.take()
+    assert body(await proxy.ask(get("/v1/models"))) == b'{"ok":true}'
+    assert engine.heads[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
+
+
+async def test_what_an_engine_answers_beside_its_slots_waits_for_none(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, queue=0, slotless=frozenset({"/tokenize"}))
+    proxy.leases.take()
+    assert status(await proxy.ask(post(path="/tokenize"))) == 200
+    assert status(await proxy.ask(post())) == 429
+    assert proxy.leases.leased(proxy.upstreams[0]) == 1
 
 
 async def test_slots_are_llama_servers_shape(stack: MakeStack) -> None:
@@ -80,6 +99,7 @@ async def test_any_other_path_goes_to_an_engine_as_it_came(stack: MakeStack, pat
         (b"GET /health HTTP/1.1\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
         (b"GET /health HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+        (b"GET /health RTSP/1.0\r\nHost: a\r\n\r\n", 400),
         (b"GET file:///etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET health HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
