@@ -64,6 +64,7 @@ class Remote:
         self._leases = leases
         self._probe = probe
         self._n_ctx: int | None = None
+        self._traffic = 0  # at the last look
         self._stopped = asyncio.Event()
         self._doubted = asyncio.Event()
 
@@ -101,7 +102,7 @@ class Remote:
         while not self._stopped.is_set():
             doubted = self._doubted.is_set()
             self._doubted.clear()
-            trouble = await self._look()
+            trouble = None if self._is_vouched_for() and not doubted else await self._look()
             if trouble == SILENT and not doubted and self._leases.leased(self.upstream):
                 trouble = None  # a serial engine may answer nothing while it works; requests have their own deadlines
             if self._stopped.is_set():
@@ -113,6 +114,11 @@ class Remote:
             await self._pause(HEALTHY_POLL if trouble is None else pause)
             pause = FIRST_POLL if trouble is None else min(pause * 2, LONGEST_POLL)
         self._leases.withdraw(self.upstream)
+
+    def _is_vouched_for(self) -> bool:
+        """Whether requests went there since the last look. They report what they find: no need to ask (and be billed)."""
+        before, self._traffic = self._traffic, self._leases.traffic(self.upstream)
+        return self.standing.state is State.READY and self._traffic > before
 
     async def _look(self) -> str | None:
         """None when it is healthy: /health says so, or where it has none /v1/models does."""
