@@ -17,6 +17,8 @@ import threading
 import time
 from typing import Any
 
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+
 
 def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
@@ -65,6 +67,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(404, {"error": {"message": "not found", "type": "invalid_request_error"}})
 
     def do_POST(self) -> None:
+        if self.path not in ENDPOINTS:
+            self.answer(404, {"error": {"message": "not found", "type": "invalid_request_error"}})
+            return
         if "content-length" not in self.headers:
             self.answer(400, {"error": {"message": "missing Content-Length", "type": "invalid_request_error"}})
             return
