@@ -62,7 +62,6 @@ class Leases:
         self._pool = pool
         self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
-        self._beside: dict[Upstream, int] = {}  # requests that needed no slot
         self._refusal: Callable[[], InstanceError] | None = None
         self.owner: UpstreamOwner = _Unowned()
 
@@ -76,10 +75,6 @@ class Leases:
 
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
-
-    def traffic(self, upstream: Upstream) -> int:
-        """A number that grows whenever a request goes to `upstream`."""
-        return self._pool.last_grant(upstream) + self._beside.get(upstream, 0)
 
     def take(self, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A slot at once, or None. Raises the refusal in force."""
@@ -97,7 +92,6 @@ class Leases:
             raise self._refusal()
         for upstream in self._pool.members:
             if path in upstream.slotless and upstream not in exclude:
-                self._beside[upstream] = self._beside.get(upstream, 0) + 1
                 return Lease(None, 0, upstream)
         return None
 
@@ -127,7 +121,6 @@ class Leases:
 
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""
-        self._beside.pop(upstream, None)
         return self._pool.withdraw(upstream)
 
     async def drained(self, upstream: Upstream) -> None:

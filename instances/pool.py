@@ -57,11 +57,6 @@ class Pool(Generic[M]):
             return seat.leased
         return sum(1 for held in self._leases.values() if held.member == member)
 
-    def last_grant(self, member: M) -> int:
-        """Number of the latest grant of one of its slots; it grows with every grant. 0: there was none."""
-        seat = self._seats.get(member)
-        return 0 if seat is None else seat.last_grant
-
     def take(self, exclude: Set[Hashable] = NOBODY) -> Grant[M] | None:
         """A slot now, or None. Never overtakes a queued ticket."""
         if self._queue:

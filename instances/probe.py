@@ -68,6 +68,16 @@ class Probe:
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
 
+    async def listens(self, upstream: Upstream) -> bool:
+        """Whether its port takes a connection; nothing is sent."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                _, writer = await asyncio.open_connection(upstream.host, upstream.port)
+        except (OSError, TimeoutError):
+            return False
+        writer.transport.abort()
+        return True
+
     async def ready(self, upstream: Upstream, ready: Ready) -> bool:
         """Whether the profile's readiness path answers as it should; True where it has none."""
         if ready.path is None:

@@ -15,8 +15,9 @@ from slotproxy.instances.snapshot import Kind, Member, OnTransition
 from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
 
-HEALTHY_POLL = 5.0  # seconds between looks at one that serves
+HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling
+IMPATIENCE = 0.5  # seconds between looks at one that does not serve while requests wait
 HEALTH, MODELS = "/health", "/v1/models"
 SILENT = "it does not answer"
 
@@ -64,7 +65,6 @@ class Remote:
         self._leases = leases
         self._probe = probe
         self._n_ctx: int | None = None
-        self._traffic = 0  # at the last look
         self._stopped = asyncio.Event()
         self._doubted = asyncio.Event()
 
@@ -102,7 +102,7 @@ class Remote:
         while not self._stopped.is_set():
             doubted = self._doubted.is_set()
             self._doubted.clear()
-            trouble = None if self._is_vouched_for() and not doubted else await self._look()
+            trouble = await (self._glance() if self.standing.state is State.READY and not doubted else self._look())
             if trouble == SILENT and not doubted and self._leases.leased(self.upstream):
                 trouble = None  # a serial engine may answer nothing while it works; requests have their own deadlines
             if self._stopped.is_set():
@@ -115,10 +115,9 @@ class Remote:
             pause = FIRST_POLL if trouble is None else min(pause * 2, LONGEST_POLL)
         self._leases.withdraw(self.upstream)
 
-    def _is_vouched_for(self) -> bool:
-        """Whether requests went there since the last look. They report what they find: no need to ask (and be billed)."""
-        before, self._traffic = self._traffic, self._leases.traffic(self.upstream)
-        return self.standing.state is State.READY and self._traffic > before
+    async def _glance(self) -> str | None:
+        """Enough for one that serves: requests report what they find, and an API elsewhere bills what it answers."""
+        return None if await self._probe.listens(self.upstream) else SILENT
 
     async def _look(self) -> str | None:
         """None when it is healthy: /health says so, or where it has none /v1/models does."""
@@ -159,8 +158,14 @@ class Remote:
             self.standing.step(Event.EXITED, trouble)
 
     async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._doubted.wait()
-        except TimeoutError:
-            pass
+        """Until somebody doubts it, or `seconds` have passed, or somebody waits for a slot that it may have."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (left := end - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(min(left, IMPATIENCE)):
+                    await self._doubted.wait()
+                return
+            except TimeoutError:
+                if self._leases.queued and self.standing.state is not State.READY:
+                    return

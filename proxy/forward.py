@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
 _BLAMELESS = {Kind.SLOW_CLIENT, Kind.SHUTDOWN}
 _TIMEOUTS = {Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT}
+_UNAVAILABLE = {502, 503}  # the engine's own words for what a health check should look into
 _FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 _BODILESS = {"GET", "HEAD", "OPTIONS", "DELETE"}
 
@@ -154,6 +155,8 @@ class Forwarder:
                 connection = None
             if failure is None:
                 hand_back = lease.release
+                if answer.status in _UNAVAILABLE:
+                    self._leases.owner.failed(upstream, "unavailable")
             elif failure.kind not in _BLAMELESS:
                 self._leases.owner.failed(upstream, "hang" if failure.kind in _TIMEOUTS else failure.kind.value)
             return failure

@@ -49,7 +49,8 @@ class ClientConnection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and self._is_other_protocol(data):
+        between = self._request_count == 0 if waiter is None else not waiter.done()
+        if between and self._is_other_protocol(data):
             data = b"\0"  # the parser's own way to refuse
         super().data_received(data)
         if self._messages:

@@ -111,10 +111,11 @@ class Routes:
         if asked.path not in OPEN_PATHS:
             access.check_key(raw.headers.get(hdrs.AUTHORIZATION), raw.headers.get("X-Api-Key"))
         own = self._own.get(asked.path)
-        if own is not None and not (asked.path == MODELS and self._only_upstreams()):
+        if own is not None:
             if raw.method not in ("GET", "HEAD"):
                 raise errors.method_not_allowed("GET, HEAD")
-            return self._done(asked, own())
+            if asked.path != MODELS or not self._only_upstreams():
+                return self._done(asked, own())
         if asked.path.startswith("/slotproxy/"):  # ours, never an engine's
             raise errors.not_found(asked.path)
         return await self._forward(asked)

@@ -181,19 +181,3 @@ async def test_a_released_lease_cannot_be_abandoned() -> None:
     lease.release()
     lease.abandon()
     assert owner.lost == []
-
-
-async def test_every_request_to_an_upstream_counts_as_traffic_with_or_without_a_slot() -> None:
-    member = Upstream(instance="a", host="127.0.0.1", port=1, slotless=frozenset({"/props"}))
-    leases = leases_with(member)
-    counts = [leases.traffic(member)]
-    leases.take()
-    counts.append(leases.traffic(member))
-    beside = leases.slotless("/props")
-    assert beside is not None
-    beside.abandon()
-    beside.release()
-    counts.append(leases.traffic(member))
-    assert counts == [0, 1, 2]
-    assert leases.slotless("/other") is None
-    assert leases.leased(member) == 1
