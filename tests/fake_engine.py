@@ -208,7 +208,9 @@ class _Connection:
             streamed = behaviour.events is not None or request.json().get("stream") is True
         except (ValueError, AttributeError):
             streamed = False
-        return await (self._stream(request, behaviour) if streamed else self._whole(request, behaviour))
+        if streamed and behaviour.body is None:
+            return await self._stream(request, behaviour)
+        return await self._whole(request, behaviour)
 
     async def _whole(self, request: Received, behaviour: Behaviour) -> bool:
         body = completion(self.engine.name) if behaviour.body is None else behaviour.body.encode()

@@ -20,13 +20,18 @@ class Tape:
         lines = bytes(self.up).split(b"\r\n")
         return [line.partition(b":")[2].strip().decode() for line in lines if line.lower().startswith(b"x-request-id:")]
 
-    async def answers(self, count: int) -> list[Answer]:
-        """What the engine answered to the first `count` requests, read strictly."""
+    async def answers(self) -> list[tuple[str, Answer]]:
+        """Request id and answer, read strictly, of each request that the engine answered before it closed."""
         reader = asyncio.StreamReader(limit=1 << 26)
         reader.feed_data(bytes(self.down))
         reader.feed_eof()
         client = Client(reader, None)  # type: ignore[arg-type]  # a tape is only read
-        return [await client.answer() for _ in range(count)]
+        found: list[tuple[str, Answer]] = []
+        for request_id in self.request_ids():
+            if reader.at_eof():  # the engine had closed a reused connection; the request went out again on another
+                break
+            found.append((request_id, await client.answer()))
+        return found
 
 
 @dataclass(kw_only=True)
@@ -43,12 +48,7 @@ class Recorder:
 
     async def bodies(self) -> dict[str, bytes]:
         """The body the engine sent for each request id."""
-        found: dict[str, bytes] = {}
-        for tape in self.tapes:
-            ids = tape.request_ids()
-            for request_id, answer in zip(ids, await tape.answers(len(ids)), strict=True):
-                found[request_id] = answer.body
-        return found
+        return {request_id: answer.body for tape in self.tapes for request_id, answer in await tape.answers()}
 
     async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tape = Tape()

@@ -52,6 +52,14 @@ def write_profile(
     return path
 
 
+def real_engine(model: Path, instances: int = 1) -> tuple[str, ...]:
+    """Options for llama.cpp instances that are cheap to start: a small context, and one thread each, because several spin
+    while they wait for each other and starve where other tests need the cores too.
+    """
+    options = ("--model", str(model), "--instances", str(instances), "--ctx-size", "1024")
+    return (*options, "--", "--threads", "1")
+
+
 def wait_for(look: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     """The first true result of `look`."""
     deadline = time.monotonic() + seconds
@@ -117,7 +125,7 @@ class Running:
         return self.process.poll() is not None
 
     def ready_count(self) -> int:
-        return sum(slot["state"] == "ready" for slot in self.slots())
+        return int(self.get("/health")[1]["ready"])
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and JSON of one of the proxy's own answers."""

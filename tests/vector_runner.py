@@ -87,7 +87,7 @@ async def _send(vector: dict[str, Any], writer: asyncio.StreamWriter, *, bytewis
             if "shutdown" in part:
                 writer.write_eof()
     pieces = [bytes([byte]) for byte in pending] if bytewise and len(pending) < BYTEWISE_UNDER else [pending]
-    for piece in pieces:
+    for piece in filter(None, pieces):
         writer.write(piece)
         await writer.drain()
         if bytewise:

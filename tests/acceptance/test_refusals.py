@@ -5,8 +5,6 @@ import signal
 import socket
 from pathlib import Path
 
-import pytest
-
 from tests.acceptance.conftest import Behind, StartBehind
 from tests.clients import Answer, ask, chat, connected, eventually, post, request, streaming
 from tests.running import StartProxy
@@ -111,12 +109,12 @@ async def test_a_body_over_the_limit_is_413_before_it_is_read(behind: StartBehin
     assert bench.engine.asked == []
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff{}", b"[]", b'"x"', b"", b"{}{}"])
-async def test_a_body_that_is_no_json_object_is_400(behind: StartBehind, body: bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_400(behind: StartBehind) -> None:
     bench = await behind()
-    answer = await ask(bench.port, "POST", "/v1/chat/completions", body)
-    assert answer.status == 400
-    assert answer.code
+    for body in (b"{", b"\xff{}", b"[]", b'"x"', b"", b"{}{}"):
+        answer = await ask(bench.port, "POST", "/v1/chat/completions", body)
+        assert answer.status == 400, body
+        assert answer.code, body
     assert bench.engine.asked == []
 
 

@@ -8,6 +8,7 @@ import anthropic
 import openai
 import pytest
 
+from tests.acceptance.conftest import StartBehind
 from tests.running import Running
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Say hi."}]
@@ -69,20 +70,43 @@ def test_openai_responses(sdk: openai.OpenAI) -> None:
     assert sdk.responses.create(model="demo", input="Say hi.", max_output_tokens=8).output_text
 
 
-def test_openai_tools(sdk: openai.OpenAI) -> None:
-    answer = sdk.chat.completions.create(
-        model="demo",
-        messages=[{"role": "user", "content": "What is the weather in Paris?"}],
-        tools=[TOOL],
-        tool_choice="required",
-        max_tokens=64,
-        temperature=0,
-    )
-    calls = answer.choices[0].message.tool_calls
-    assert calls
-    assert calls[0].type == "function"
-    assert calls[0].function.name == "weather"
-    assert "city" in json.loads(calls[0].function.arguments)
+def test_openai_tools_at_a_model_that_may_not_use_them(sdk: openai.OpenAI) -> None:
+    answer = sdk.chat.completions.create(model="demo", messages=MESSAGES, tools=[TOOL], max_tokens=4)
+    message = answer.choices[0].message
+    assert message.content or message.tool_calls
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_openai_tool_calls_of_an_engine_reach_the_client(behind: StartBehind, *, stream: bool) -> None:
+    bench = await behind()
+    call = {
+        "index": 0,
+        "id": "1",
+        "type": "function",
+        "function": {"name": "weather", "arguments": '{"city": "Paris"}'},
+    }
+    choice = {"index": 0, "delta" if stream else "message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+    body = json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]})
+    event_stream = {"body": f"data: {body}\n\ndata: [DONE]\n\n", "headers": {"Content-Type": "text/event-stream"}}
+    bench.engine.default = event_stream if stream else {"body": body}
+    base_url = f"http://127.0.0.1:{bench.port}/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        if stream:
+            chunks = await client.chat.completions.create(model="m", messages=MESSAGES, tools=[TOOL], stream=True)
+            calls = [chunk.choices[0].delta.to_dict()["tool_calls"] async for chunk in chunks]
+        else:
+            whole = await client.chat.completions.create(model="m", messages=MESSAGES, tools=[TOOL])
+            calls = [whole.choices[0].message.to_dict()["tool_calls"]]
+    assert calls == [[call]]
+    assert bench.engine.asked[-1].json()["tools"] == [TOOL]
+
+
+def test_openai_n(sdk: openai.OpenAI) -> None:
+    answer = sdk.chat.completions.create(model="demo", messages=MESSAGES, max_tokens=2, n=1)
+    assert len(answer.choices) == 1
+    # A single-slot llama.cpp refuses more; the refusal is the engine's own and reaches the client as it is.
+    with pytest.raises(openai.BadRequestError, match="n"):
+        sdk.chat.completions.create(model="demo", messages=MESSAGES, max_tokens=2, n=2)
 
 
 def test_openai_models(sdk: openai.OpenAI) -> None:

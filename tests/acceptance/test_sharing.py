@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients import chat, post
-from tests.running import Running, StartProxy
+from tests.running import Running, StartProxy, real_engine
 
 MIB = 1 << 20
 
@@ -30,7 +30,7 @@ async def test_two_engines_cost_one_and_a_private_part(
     shutil.copyfile(demo_model, model)
     measured = {}
     for count in (1, 2):
-        proxy = start_proxy("--model", str(model), "--instances", str(count), "--ctx-size", "1024").wait_ready(count)
+        proxy = start_proxy(*real_engine(model, count)).wait_ready(count)
         for _ in range(count):
             assert (await post(proxy.port, chat(max_tokens=16))).status == 200
         measured[count] = costs(proxy)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from tests.clients import Unframed, ask, chat, eventually, post, streaming
-from tests.running import Running, StartProxy, wait_for, write_profile
+from tests.running import Running, StartProxy, real_engine, wait_for, write_profile
 
 ORPHANS_GONE = 2.0  # seconds after a kill -9 of the proxy
 HANG = chat(fake={"fail": "hang", "after": 1})
@@ -30,11 +31,17 @@ def engines_of(proxy: Running) -> list[psutil.Process]:
     return [psutil.Process(pid) for pid in proxy.pids()]
 
 
+def lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_clean_stop_of_real_engines_leaves_no_process_no_port_and_no_lock(
     start_proxy: StartProxy, demo_model: Path, number: signal.Signals
 ) -> None:
-    proxy = start_proxy("--model", str(demo_model), "--instances", "1", "--ctx-size", "1024").wait_ready()
+    proxy = start_proxy(*real_engine(demo_model)).wait_ready()
     assert proxy.stop(number) == 0  # looks for processes, ports, locks and records itself
     assert "stopped" in proxy.log
 
@@ -84,14 +91,23 @@ def test_an_engine_that_ignores_term_is_killed(start_proxy: StartProxy, tmp_path
     assert proxy.stop() == 0
 
 
-def test_engines_do_not_outlive_a_killed_proxy_and_the_next_one_starts(start_proxy: StartProxy, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_embedded_engines_do_not_outlive_a_killed_proxy(start_proxy: StartProxy, demo_model: Path) -> None:
+    proxy = start_proxy(*real_engine(demo_model)).wait_ready()
+    engines = engines_of(proxy)
+    proxy.process.kill()
+    proxy.wait()
+    wait_for(lambda: not any(map(lives, engines)), "the end of the engines", ORPHANS_GONE)
+
+
+def test_after_a_killed_proxy_the_next_one_ends_its_engines_and_starts(start_proxy: StartProxy, tmp_path: Path) -> None:
     options = fake_engines(tmp_path, instances=2)
     proxy = start_proxy(*options).wait_ready(2)
     engines = engines_of(proxy)
     proxy.process.kill()
     proxy.wait()
-    wait_for(lambda: not any(engine.is_running() for engine in engines), "the end of the engines", ORPHANS_GONE)
     again = start_proxy(*options).wait_ready(2)
+    assert not any(map(lives, engines))
     assert again.stop() == 0
 
 
@@ -161,8 +177,7 @@ async def test_a_hung_engine_is_restarted(start_proxy: StartProxy, tmp_path: Pat
     answer = await post(proxy.port, chat())
     assert (answer.status, answer.code) == (504, "upstream_timeout")
     assert (await post(proxy.port, chat())).status == 200
-    with suppress(psutil.NoSuchProcess):
-        assert engine.status() == psutil.STATUS_ZOMBIE
+    assert not lives(engine)
 
 
 def test_an_engine_that_never_becomes_ready_is_given_up_with_a_sentence(
@@ -178,7 +193,7 @@ def test_an_engine_that_never_becomes_ready_is_given_up_with_a_sentence(
 
 def test_engines_see_none_of_the_environment_they_must_not_see(start_proxy: StartProxy, demo_model: Path) -> None:
     env = {"LLAMA_ARG_CTX_SIZE": "77", "OLLAMA_HOST": "x", "DS4_LOCK_FILE": "/nowhere/x"}
-    proxy = start_proxy("--model", str(demo_model), "--instances", "1", "--ctx-size", "1024", env=env).wait_ready()
+    proxy = start_proxy(*real_engine(demo_model), env=env).wait_ready()
     (engine,) = engines_of(proxy)
     assert not set(engine.environ()) & set(env)
     assert proxy.slots()[0]["n_ctx"] == 1024
