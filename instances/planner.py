@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 
 
@@ -29,7 +30,7 @@ def admit(*, running: int, max_instances: int, used: int, next_cost: int, limit:
         sentence = f"{so_far}: that is the most that --max-instances allows"
         return Decision(start=False, reason="max-instances", sentence=sentence)
     left = max(0, limit - used)
-    need = f"{so_far}: a {ordinal(running + 1)} would need {size(next_cost)}"
+    need = f"{so_far}: {ordinal(running + 1)} would need {size(next_cost)}"
     under = f"{size(left)} are left under the {size(limit)} limit"
     if next_cost > left:
         remedy = "; a smaller --ctx-size needs less" if next_cost <= 2 * left else ""
@@ -41,7 +42,12 @@ def admit(*, running: int, max_instances: int, used: int, next_cost: int, limit:
 
 
 def ordinal(number: int) -> str:
-    return _ORDINALS[number - 1] if number <= len(_ORDINALS) else f"{number}th"
+    """With its article: `a third`, `an eighth`, `a 21st`."""
+    if number <= len(_ORDINALS):
+        word = _ORDINALS[number - 1]
+    else:
+        word = f"{number}{'th' if number % 100 in (11, 12, 13) else _ENDINGS.get(number % 10, 'th')}"
+    return f"{'an' if word.startswith(('e', '8', '11th', '18th')) else 'a'} {word}"
 
 
 def size(count: int) -> str:

@@ -1,0 +1,107 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slotproxy.instances import gguf_facts, model
+from slotproxy.instances.errors import ModelError
+from slotproxy.instances.model import ModelFacts
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        model.check(path)
+    sentence = str(caught.value)
+    assert str(path) in sentence
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_the_demo_model_is_sound(demo_model: Path) -> None:
+    facts = model.check(demo_model)
+    assert (facts.path, facts.kind, facts.size) == (demo_model, "gguf", 98362432)
+    assert facts.name == "SmolLM2-135M-Instruct.Q4_1"
+    assert facts.gguf is not None
+    assert facts.gguf.context == 8192
+
+
+def test_a_directory_with_a_config_is_a_model_as_large_as_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "Small-4bit"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(1000))
+    assert model.check(folder) == ModelFacts(path=folder, name="Small-4bit", kind="directory", size=1002)
+
+
+def test_a_directory_without_a_config_holds_no_model(tmp_path: Path) -> None:
+    assert "without a config.json" in refusal(tmp_path)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    assert "there is no model at" in refusal(tmp_path / "no.gguf")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_may_not_be_read_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "closed"
+    path.touch() if kind == "file" else path.mkdir()
+    path.chmod(0)
+    assert "cannot be read: Permission denied" in refusal(path)
+
+
+def test_an_error_of_the_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF")
+    monkeypatch.setattr(gguf_facts, "read", fail)
+    assert "cannot be read: Input/output error" in refusal(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert "neither a file nor a directory" in refusal(path)
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.touch()
+    assert "is empty" in refusal(path)
+
+
+def test_another_kind_of_file_is_no_gguf(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_text("<html>404")
+    assert "is not a GGUF file" in refusal(path)
+
+
+def test_a_file_that_is_cut_off_in_the_weights_tells_how_much_is_missing(tmp_path: Path, demo_model: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(demo_model.read_bytes()[: -(3 << 20)])
+    assert "its last 3.0 MiB are missing" in refusal(path)
+
+
+def test_one_missing_byte_is_noticed(tmp_path: Path, demo_model: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(demo_model.read_bytes()[:-1])
+    assert "its last 1 bytes are missing" in refusal(path)
+
+
+def test_a_file_that_is_cut_off_in_the_header_is_corrupt_or_incomplete(tmp_path: Path, demo_model: Path) -> None:
+    path = tmp_path / "m.gguf"
+    with demo_model.open("rb") as file:
+        path.write_bytes(file.read(3000))
+    assert "is corrupt or incomplete: it ends within its header" in refusal(path)
+
+
+def test_the_check_keeps_numpy_out_of_the_proxy(demo_model: Path) -> None:
+    program = (
+        "import sys, pathlib; from slotproxy.instances import model; "
+        "model.check(pathlib.Path(sys.argv[1])); sys.exit('numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(demo_model)], check=False).returncode == 0
