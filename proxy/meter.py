@@ -6,14 +6,16 @@ counts do not depend on where the bytes were cut.
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
 _TRIM = 4 * KEPT
 _DATA = b"\ndata:"
-_USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
-_TIMINGS = re.compile(rb'(?<!\\)"timings"\s*:\s*(?=\{)')
+_USAGE, _TIMINGS = b'"usage"', b'"timings"'
+_OBJECT = re.compile(rb"\s*:\s*(?=\{)")
+_LOOKS = 8  # places at most that are looked at for one of them: a text may be full of the word
 _DECODER = json.JSONDecoder()
 
 
@@ -69,11 +71,13 @@ class Meter:
     @property
     def done(self) -> bool:
         """Whether the stream said that it is complete in OpenAI's way."""
-        return self._kept.rstrip().endswith(b"data: [DONE]")
+        return bytes(self._kept[-64:]).rstrip().endswith(b"data: [DONE]")
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
-        found = find_usage(bytes(self._kept)).or_else(self._early)
+        found = find_usage(bytes(self._kept[-KEPT:])).or_else(self._early)
+        if found.prompt is None and len(self._kept) > KEPT:
+            found = found.or_else(find_usage(bytes(self._kept)))
         if found.completion is None and self._stream and self.events:
             found = found.or_else(Usage(completion=self.events - self.done))
         return found
@@ -94,11 +98,26 @@ class Meter:
 def find_usage(data: bytes) -> Usage:
     """The last usage object in `data`, completed by earlier ones (Anthropic splits it over two events)."""
     found = Usage()
-    for match in reversed(list(_USAGE.finditer(data))):
-        found = found.or_else(_from_usage(_object_at(data, match.end())))
-    if found.completion is None and (timings := list(_TIMINGS.finditer(data))):
-        found = found.or_else(_from_timings(_object_at(data, timings[-1].end())))
+    for start in _objects(data, _USAGE):
+        found = found.or_else(_from_usage(_object_at(data, start)))
+        if found.prompt is not None and found.completion is not None:
+            return found
+    if found.completion is None:
+        for start in _objects(data, _TIMINGS):
+            return found.or_else(_from_timings(_object_at(data, start)))
     return found
+
+
+def _objects(data: bytes, key: bytes) -> Iterator[int]:
+    """Where the objects that are values of `key` begin, the last first."""
+    end = len(data)
+    for _ in range(_LOOKS):
+        end = data.rfind(key, 0, end)
+        if end < 0:
+            return
+        match = _OBJECT.match(data, end + len(key))
+        if match is not None and data[end - 1 : end] != b"\\":  # else it stands in a string
+            yield match.end()
 
 
 def _object_at(data: bytes, start: int) -> dict[str, Any]:
