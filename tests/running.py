@@ -53,8 +53,9 @@ def write_profile(
 
 
 def real_engine(model: Path, instances: int = 1) -> tuple[str, ...]:
-    """Options for llama.cpp instances that are cheap to start: a small context, and one thread each, because several spin
-    while they wait for each other and starve where other tests need the cores too.
+    """Options for llama.cpp instances that are cheap to start: a small context, and one thread each.
+
+    Several threads spin while they wait for each other, and starve where other tests need the cores too.
     """
     options = ("--model", str(model), "--instances", str(instances), "--ctx-size", "1024")
     return (*options, "--", "--threads", "1")

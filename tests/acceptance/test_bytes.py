@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import StartBehind
-from tests.clients import Answer, ask, chat, eventually, post, streaming
+from tests.clients import Answer, ask, chat, connected, eventually, post, request, streaming
 from tests.recorder import recording
 from tests.running import StartProxy
 
@@ -155,3 +155,14 @@ async def test_a_client_that_does_not_read_holds_its_engine_back(behind: StartBe
         await eventually(stands_still, 30)
         assert len(received.sent) < size // 4
     await eventually(bench.rests)
+
+
+async def test_a_pipelined_request_may_arrive_in_pieces_while_the_first_is_answered(behind: StartBehind) -> None:
+    bench = await behind()
+    second = request("POST", "/v1/chat/completions", chat("second"))
+    for cut in (1, 10, 25, 35, 60, len(second) - 1):
+        async with connected(bench.port) as client:
+            client.send(request("POST", "/v1/chat/completions", chat("first", fake={"delay": 0.1})) + second[:cut])
+            assert (await client.answer()).status == 200, cut
+            client.send(second[cut:])
+            assert (await client.answer()).status == 200, cut
