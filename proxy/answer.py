@@ -125,7 +125,7 @@ class Answer:
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         transport = self._client.transport
-        if transport is None:  # the handler is being cancelled
+        if transport is None or transport.is_closing():  # the handler is being cancelled
             return None
         if complete and not self._size and not data and self._is_missing_a_body():
             return Failure(Kind.EMPTY, "it answered 200 without a body")
@@ -177,7 +177,7 @@ class Answer:
         """The answer had begun and will not be completed: say it in the stream and end it visibly incomplete."""
         self.keep_alive = False
         transport = self._client.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         if self.stream and self.meter is not None and self.paused_since is None:
             event = refusal.event(self._request.path)

@@ -86,8 +86,11 @@ async def _collect(payload: StreamReader, limit: int) -> bytes:
 def _answer_expectation(request: web.BaseRequest, expected: str, payload: StreamReader) -> None:
     if expected.strip().lower() != "100-continue":
         raise Refusal(417, "expectation_failed", f"The expectation {expected[:40]!r} is not known.", close=True)
-    if not payload.is_eof() and request.transport is not None and request.version.minor >= 1:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    transport = request.transport
+    if payload.is_eof() or transport is None or transport.is_closing():
+        return
+    if request.version.minor >= 1:
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def check(path: str, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> Wanted:

@@ -93,7 +93,7 @@ class EngineConnection(asyncio.Protocol):
         self._sink = sink
         self.used += 1
         self.heard = monotonic()
-        if self.transport is None:
+        if self.transport is None or self.transport.is_closing():
             self._fail(Kind.STALE if self.used > 1 else Kind.RESET, "it closed the connection")
             return
         self.transport.write(request)
