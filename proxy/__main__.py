@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     import uvloop  # late, as is the server: --help and a wrong option are answered without loading either
 
-    from slotproxy.proxy.server import serve
+    from slotproxy.proxy.server import model_of, serve
 
-    return uvloop.run(serve(settings))
+    model = model_of(settings)  # before the loop has the signals: Ctrl-C ends a download at once
+    return uvloop.run(serve(settings, model))
 
 
 def _check_parser() -> None:

@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic
 
 from slotproxy.instances import demo
@@ -99,13 +100,13 @@ class Server:
             self._error = error
 
     async def _stop(self, server: asyncio.Server, front: Front) -> None:
-        self._routes.draining = True
-        server.close()
+        self._routes.draining = True  # who comes now is told so, until nobody is left who was here before
         busy = sum(self._leases.leased(upstream) for upstream in self._leases.upstreams)
         if busy:
             wait = self._settings.drain_timeout
             logger.info("waiting for %d requests in flight, at most %g s; press Ctrl-C again to end them", busy, wait)
         await self._drain()
+        server.close()
         self._forwarder.break_off()
         front.pre_shutdown()
         await front.shutdown(CLOSING)
@@ -155,11 +156,18 @@ class Server:
             self._hurry.set()
 
 
-async def serve(settings: Settings) -> int:
-    """Run one proxy to its end; the exit code."""
-    model = None
-    if settings.local:
-        model = demo.fetch() if settings.model == "demo" else settings.model_path
+def model_of(settings: Settings) -> Path | None:
+    """The path of the model to serve, the demo's fetched first if need be; None: no local instances.
+
+    Not for the event loop: it may take as long as a download. Raises ModelError.
+    """
+    if not settings.local:
+        return None
+    return demo.fetch() if settings.model == "demo" else settings.model_path
+
+
+async def serve(settings: Settings, model: Path | None) -> int:
+    """Run one proxy on `model` to its end; the exit code."""
     pool: Pool[Upstream] = Pool(settings.queue_limit, POLICIES[settings.routing])
     leases = Leases(pool)
     metrics = Metrics(lambda: supervisor.snapshot(), lambda: leases.queued)

@@ -118,12 +118,13 @@ def test_a_seldom_meant_choice_is_warned_about(
 def test_serving_runs_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[str] = []
 
-    async def serve(settings: Settings) -> int:
+    async def serve(settings: Settings, model: Path | None) -> int:
         loops.append(type(asyncio.get_running_loop()).__module__)
         return 7
 
     server = type(sys)("slotproxy.proxy.server")
     server.serve = serve  # type: ignore[attr-defined]
+    server.model_of = lambda settings: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "slotproxy.proxy.server", server)
     assert command.main([]) == 7
     assert loops == ["uvloop"]
