@@ -115,7 +115,7 @@ async def spawned(name: str, launch: Launch, directory: Path) -> AsyncIterator[E
         try:
             yield engine
         finally:
-            engine.process.kill()
+            await engine.process.end()
             records.remove(directory)
 
 

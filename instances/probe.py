@@ -50,7 +50,7 @@ class Probe:
         if session is not None:
             await session.close()
 
-    async def ask(self, upstream: Upstream, path: str, *, body: Any = None, timeout: float = TIMEOUT) -> Answer | None:
+    async def ask(self, upstream: Upstream, path: str, *, body: Any = None, timeout: float | None = None) -> Answer | None:
         """GET `path`, or POST `body` as JSON to it. None when nothing sensible came back in time."""
         if self._session is None:
             return None
@@ -61,7 +61,7 @@ class Probe:
                 f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
                 json=body,
                 headers={name.decode(): value.decode() for name, value in upstream.extra_headers},
-                timeout=aiohttp.ClientTimeout(total=timeout),
+                timeout=aiohttp.ClientTimeout(total=timeout or TIMEOUT),
                 allow_redirects=False,
             ) as response:
                 return Answer(status=response.status, body=await _bounded(response))

@@ -13,6 +13,7 @@ from pathlib import Path
 from slotproxy.instances.enginelog import EngineLog
 from slotproxy.instances.profiles import Stop
 
+DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
 
 
@@ -101,6 +102,11 @@ class Process:
         if self._transport is not None:
             self._transport.close()
         self._output.close()
+
+    async def end(self) -> None:
+        """`kill`, and stay until it is reaped."""
+        self.kill()
+        await self._gone_within(DYING)
 
     async def _gone_within(self, seconds: float) -> bool:
         await asyncio.wait({self.exited}, timeout=seconds)

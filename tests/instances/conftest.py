@@ -120,7 +120,11 @@ def pid_of(instance: Instance) -> int:
 
 async def assert_gone(pid: int, port: int) -> None:
     """Neither the process nor anybody on its port."""
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not psutil.pid_exists(pid)
+    await assert_nobody_on(port)
+
+
+async def assert_nobody_on(port: int) -> None:
     with contextlib.suppress(OSError):
         await asyncio.open_connection("127.0.0.1", port)
         pytest.fail(f"somebody still listens on port {port}")

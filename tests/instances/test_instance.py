@@ -25,10 +25,10 @@ async def test_it_is_offered_only_once_it_is_warm_and_never_after_a_stop(world: 
     instance = await world.started(stub_launch(gguf))
     pid, upstream = pid_of(instance), upstream_of(instance)
     assert world.states() == UP
-    assert world.leases.upstreams == (upstream,)
+    assert list(world.leases.upstreams) == [upstream]
     instance.stop()
     await world.reached(State.STOPPED)
-    assert world.leases.upstreams == ()
+    assert list(world.leases.upstreams) == []
     assert world.states() == [*UP, State.STOPPING, State.STOPPED]
     await assert_gone(pid, upstream.port)
     assert is_free(instance.directory / "engine.lock")

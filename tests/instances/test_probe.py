@@ -119,7 +119,12 @@ async def test_idle_by_slots_gives_up_at_the_limit(probe: Probe, serve: Serve, s
 
 async def test_idle_by_generation_asks_the_engine_to_generate(probe: Probe, serve: Serve) -> None:
     asked: list[str] = []
-    upstream = await serve(lambda request: (asked.append(f"{request.method} {request.path}"), web.Response())[1])
+
+    def answer(request: web.Request) -> web.Response:
+        asked.append(f"{request.method} {request.path}")
+        return web.Response()
+
+    upstream = await serve(answer)
     idle = Idle(kind="generation", first=0, first_unstreamed=0)
     assert await probe.idle(upstream, idle, streamed=False, warm_up=WARM_UP, body={})
     assert asked == ["POST /base/warm"]

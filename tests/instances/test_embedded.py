@@ -1,0 +1,192 @@
+"""The embedded engine for real: how it answers, notices a cancel, ends, and what it says when it cannot start."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotproxy.instances import ports, profiles
+from slotproxy.instances.aftercare import Aftercare
+from slotproxy.instances.embedded import main
+from slotproxy.instances.failures import Cause
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.launch import Launch, program
+from slotproxy.instances.leases import Lease
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.upstream import Upstream
+from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
+
+WEIGHTS = 98_362_432  # bytes of the demo model
+LONG = 4000  # tokens nobody waits for
+
+
+def embedded(model: Path, *extra_args: str) -> Launch:
+    profile = profiles.load("embedded")
+    run = program(profile, None)
+    return Launch(profile=profile, program=run, model=model, name="demo", ctx=1024, threads=1, extra_args=extra_args)
+
+
+@pytest.fixture
+async def engine(world: World, demo_model: Path) -> Instance:
+    instance = await world.started(embedded(demo_model))
+    assert instance.standing.state is State.READY, instance.standing.reason
+    world.leases.owner = Aftercare(world.leases, lambda: tuple(world.instances), world.tasks)
+    return instance
+
+
+async def asked(upstream: Upstream, *, stream: bool) -> asyncio.StreamWriter:
+    """A long request, begun; of a stream the first bytes have come."""
+    messages = [{"role": "user", "content": "Tell a story."}]
+    body = json.dumps({"messages": messages, "max_tokens": LONG, "stream": stream})
+    reader, writer = await asyncio.open_connection("127.0.0.1", upstream.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write((head + body).encode())
+    if stream:
+        await reader.readuntil(b"data: ")
+    return writer
+
+
+async def processing(probe: Probe, upstream: Upstream) -> None:
+    """Return once the engine works on a request."""
+    slots: Any = None
+    while not slots or not slots[0]["is_processing"]:
+        answer = await probe.ask(upstream, "/slots")
+        slots = answer.document() if answer else None
+
+
+async def abandoned(world: World, *, stream: bool) -> float:
+    """Seconds until the slot of a request that lost its client is free again."""
+    lease = world.leases.take()
+    assert isinstance(lease, Lease)
+    lease.streaming = stream
+    writer = await asked(lease.upstream, stream=stream)
+    await processing(world.probe, lease.upstream)
+    writer.transport.abort()
+    began = asyncio.get_running_loop().time()
+    lease.abandon()
+    again = await world.leases.wait(SOON)
+    took = asyncio.get_running_loop().time() - began
+    answer = await world.probe.ask(again.upstream, "/slots")
+    assert answer is not None
+    assert not answer.document()[0]["is_processing"]
+    again.release()
+    return took
+
+
+async def test_it_tells_its_name_its_context_and_its_slots(world: World, engine: Instance) -> None:
+    assert engine.models[0]["id"] == "demo"
+    assert engine.member().n_ctx == 1024
+    answer = await world.probe.ask(upstream_of(engine), "/slots")
+    assert answer is not None
+    assert len(answer.document()) == 1
+    assert (await world.probe.ask(upstream_of(engine), "/metrics")).status == 200  # type: ignore[union-attr]
+
+
+async def test_an_abandoned_stream_frees_its_slot_within_a_second(world: World, engine: Instance) -> None:
+    assert await abandoned(world, stream=True) < 1.0
+
+
+async def test_an_abandoned_request_without_a_stream_frees_its_slot_soon(world: World, engine: Instance) -> None:
+    assert await abandoned(world, stream=False) < 5.0
+    assert world.states().count(State.STARTING) == 1
+
+
+async def test_weights_are_shared_between_instances(world: World, engine: Instance, demo_model: Path) -> None:
+    second = await world.started(embedded(demo_model))
+    await engine.measure()
+    await second.measure()
+    assert engine.memory is not None
+    assert second.memory is not None
+    assert engine.memory.pss + second.memory.pss < engine.memory.private + second.memory.private + 1.5 * WEIGHTS
+
+
+async def test_an_idle_one_ends_at_once_and_one_with_a_stream_as_soon_as_that_is_closed(
+    world: World, engine: Instance
+) -> None:
+    upstream = upstream_of(engine)
+    writer = await asked(upstream, stream=True)
+    engine.stop()
+    writer.transport.abort()
+    async with asyncio.timeout(3):
+        await world.reached(State.STOPPED)
+    assert world.states()[-2:] == [State.STOPPING, State.STOPPED]
+    await assert_nobody_on(upstream.port)
+
+
+def test_it_dies_with_the_process_that_started_it(demo_model: Path) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has a parent-death signal")
+    command = [sys.executable, "-m", "slotproxy.instances.embedded", "-m", str(demo_model), "--port", "0"]
+    parent_code = f"import subprocess; child = subprocess.Popen({command!r}, stderr=subprocess.STDOUT); child.wait()"
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        if line.startswith(b"embedded: listening"):
+            break
+    parent.kill()
+    assert parent.stdout.read() is not None  # the end of its output: nobody holds it open any more
+    parent.wait(SOON)
+    parent.stdout.close()
+
+
+def _log(instance: Instance) -> str:
+    return (instance.directory / "engine.log").read_text()
+
+
+async def test_a_second_signal_ends_it_although_a_request_is_running(world: World, engine: Instance) -> None:
+    pid, upstream = pid_of(engine), upstream_of(engine)
+    writer = await asked(upstream, stream=False)
+    await processing(world.probe, upstream)
+    os.kill(pid, signal.SIGTERM)
+    async with asyncio.timeout(SOON):
+        while "waiting for main loop exit" not in _log(engine):
+            await asyncio.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    async with asyncio.timeout(3):
+        await engine.gone(upstream)
+    writer.close()
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"junk", "invalid magic"), (None, "failed to open GGUF file")])
+async def test_a_model_it_cannot_load_is_named(world: World, tmp_path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / "m.gguf").write_bytes(content)
+    instance = await world.started(embedded(tmp_path / "m.gguf"))
+    assert world.states() == [State.STARTING, State.BACKOFF, State.FAILED]
+    assert instance.standing.failure is not None
+    assert instance.standing.failure.cause is Cause.MODEL
+    assert said in instance.standing.reason
+
+
+async def test_a_taken_port_is_left_for_another(
+    world: World, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        offered = iter([taken.getsockname()[1], ports.free("127.0.0.1")])
+        monkeypatch.setattr(ports, "free", lambda host: next(offered))
+        instance = await world.started(embedded(demo_model))
+    assert instance.standing.state is State.READY
+    assert instance.standing.failure is not None
+    assert instance.standing.failure.cause is Cause.PORT_TAKEN
+
+
+async def test_an_unknown_argument_is_the_reason_it_does_not_start(world: World, demo_model: Path) -> None:
+    instance = await world.started(embedded(demo_model, "--bogus"))
+    assert "unrecognized arguments: --bogus" in instance.standing.reason
+
+
+def test_without_the_wheel_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    monkeypatch.setattr("slotproxy.instances.embedded._die_with_parent", lambda: None)
+    assert main(["--model", "m"]) == 1
+    assert "install slotproxy[embedded]" in capsys.readouterr().err
