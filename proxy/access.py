@@ -11,6 +11,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from slotproxy.proxy.errors import bad_request, forbidden, malformed, unauthorized
 from slotproxy.proxy.headers import host_name, valid_host
@@ -19,6 +20,7 @@ _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _WEB_ORIGIN = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 
 
+@lru_cache(maxsize=256)
 def is_local_name(name: str) -> bool:
     """Whether `name` (lower case) cannot be a name that somebody else controls: an address, or the machine itself."""
     if name in ("", "localhost") or name.endswith((".localhost", ".local", ".internal")):

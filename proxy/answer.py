@@ -10,7 +10,7 @@ from time import monotonic
 
 from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
-from slotproxy.proxy.headers import Field, response_head
+from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import Meter
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
@@ -25,6 +25,7 @@ class Request:
     target: bytes  # origin form, as it came
     path: str  # the target up to "?"
     fields: tuple[Field, ...]
+    connection: bool  # there is a Connection field among them
     body: bytes
     request_id: str
     http11: bool
@@ -96,30 +97,30 @@ class Answer:
 
     # relay.Sink
 
-    def head(self, status: int, reason: bytes, fields: list[Field], length: int | None) -> Failure | None:
+    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
+        request = self._request
         self.status = status
-        bodiless = status in (204, 304) or self._request.method == "HEAD"
-        for name, value in fields:
-            if name.lower() == b"content-type":
-                self.stream = value.lower().startswith(b"text/event-stream") and not bodiless
-        own = [self._own, self._request.own_fields]
+        try:
+            head = engine_head(status, reason, fields)
+        except ValueError as error:
+            return Failure(Kind.MALFORMED, str(error))
+        bodiless = status in (204, 304) or request.method == "HEAD"
+        self.stream = head.is_stream and not bodiless
+        framing = b""
         if length is not None and status not in (204, 304):
-            own.append(b"Content-Length: %d\r\n" % length)
-        elif not bodiless and self._request.http11:
+            framing = b"Content-Length: %d\r\n" % length
+        elif not bodiless and request.http11:
             self._chunked = True
-            own.append(b"Transfer-Encoding: chunked\r\n")
+            framing = b"Transfer-Encoding: chunked\r\n"
         elif not bodiless:
             self.keep_alive = False
         if self.stream:
-            own.append(b"X-Accel-Buffering: no\r\n")
+            framing += b"X-Accel-Buffering: no\r\n"
         if not self.keep_alive:
-            own.append(b"Connection: close\r\n")
-        elif not self._request.http11:
-            own.append(b"Connection: keep-alive\r\n")
-        try:
-            self._head = response_head(status, reason, fields, b"".join(own))
-        except ValueError as error:
-            return Failure(Kind.MALFORMED, str(error))
+            framing += b"Connection: close\r\n"
+        elif not request.http11:
+            framing += b"Connection: keep-alive\r\n"
+        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, request.own_fields, framing)
         self.meter = Meter(stream=self.stream)
         return None
 

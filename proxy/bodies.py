@@ -7,10 +7,10 @@ slot; what can be refused here is refused here.
 import asyncio
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader, hdrs, web
 
 from slotproxy.proxy.errors import Refusal, bad_request, body_timeout, malformed, too_large
 from slotproxy.proxy.front import ClientConnection
@@ -19,8 +19,18 @@ SILENCE = 30.0  # seconds between two pieces of a body
 LONGEST = 300.0  # seconds for a whole body
 MAX_DIGITS = 400  # no double has more; longer numbers only cost engines time
 
-_JSON_PATHS = re.compile(
-    r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|rerank)|/rerank"
+_JSON_PATHS = frozenset(
+    f"{prefix}/{name}"
+    for prefix in ("/v1", "")
+    for name in (
+        "chat/completions",
+        "completions",
+        "responses",
+        "messages",
+        "messages/count_tokens",
+        "embeddings",
+        "rerank",
+    )
 )
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (MAX_DIGITS + 1))
 
@@ -45,7 +55,7 @@ async def read(request: web.BaseRequest, limit: int) -> bytes:
     if length is not None and length > limit:
         raise too_large(limit)
     payload = request.content
-    expected = request.headers.get("Expect")
+    expected = request.headers.get(hdrs.EXPECT)
     if expected is not None:
         _answer_expectation(request, expected, payload)
     if payload.is_eof():
@@ -93,20 +103,16 @@ def _answer_expectation(request: web.BaseRequest, expected: str, payload: Stream
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def check(path: str, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> Wanted:
+def check(path: str, headers: Mapping[str, str], body: bytes) -> Wanted:
     """What the proxy wants to know of `body`. Raises Refusal if a JSON object was due and it is none."""
-    content_type = b""
-    for name, value in fields:
-        lower = name.lower()
-        if lower == b"content-type":
-            content_type = value.lower()
-        elif lower == b"content-encoding":
-            return NOTHING  # compressed: only the engine can tell
-    if content_type.startswith(b"multipart/"):
+    if hdrs.CONTENT_ENCODING in headers:
+        return NOTHING  # compressed: only the engine can tell
+    content_type = headers.get(hdrs.CONTENT_TYPE, "").lower()
+    if content_type.startswith("multipart/"):
         return NOTHING
-    if _JSON_PATHS.fullmatch(path):
+    if path in _JSON_PATHS:
         return _object(body)
-    if body and content_type.startswith(b"application/json"):
+    if body and content_type.startswith("application/json"):
         _valid_text(body)
     return NOTHING
 

@@ -10,9 +10,8 @@ lease.release / abandon        exactly one of them, on every path; abandon where
 
 import logging
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from time import monotonic
 
 from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
@@ -76,10 +75,11 @@ class Forwarder:
     async def forward(self, request: Request, client: ClientConnection, outcome: Outcome) -> Answer:
         """Relay one request. Raises Refusal as long as nothing was written to the client."""
         answer = Answer(request, client)
+        self._active.add(answer)
         try:
-            with self._watched(answer):
-                await self._try_upstreams(request, answer, outcome)
+            await self._try_upstreams(request, answer, outcome)
         finally:
+            self._active.discard(answer)
             _record(answer, outcome)
         return answer
 
@@ -168,28 +168,19 @@ class Forwarder:
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
         extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
-        drop = NOT_TO_ENGINE | upstream.drop_headers | self._credentials | nominated(request.fields)
-        if upstream.extra_headers:
-            drop |= {name.lower() for name, _ in upstream.extra_headers}
+        drop = _dropped(upstream.drop_headers, upstream.extra_headers, self._credentials)
+        if request.connection:
+            drop |= nominated(request.fields)
         target = upstream.base_path.encode() + request.target
-        size = None if not request.body and request.method in _BODILESS else len(request.body)
-        return (
-            request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + request.body
-        )
+        body = request.body
+        size = None if not body and request.method in _BODILESS else len(body)
+        return request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + body
 
     def _another(self, tried: set[Upstream]) -> bool:
         return any(upstream not in tried for upstream in self._leases.upstreams)
 
     def _expected_wait(self) -> float:
         return self._rate.wait(self._leases.queued, sum(upstream.slots for upstream in self._leases.upstreams))
-
-    @contextmanager
-    def _watched(self, answer: Answer) -> Iterator[None]:
-        self._active.add(answer)
-        try:
-            yield
-        finally:
-            self._active.discard(answer)
 
     def sweep(self, now: float) -> None:
         """Hold every active exchange to its deadlines. Called once a second, so that no event has to set a timer."""
@@ -211,6 +202,14 @@ class Forwarder:
         """End every active exchange now: nobody waits for them any longer."""
         for answer in list(self._active):
             answer.break_off(Failure(Kind.SHUTDOWN, "the proxy is shutting down"))
+
+
+@lru_cache(maxsize=64)
+def _dropped(
+    by_engine: frozenset[bytes], extra: tuple[tuple[bytes, bytes], ...], credentials: frozenset[bytes]
+) -> frozenset[bytes]:
+    """The client's fields that do not go to an engine."""
+    return NOT_TO_ENGINE | by_engine | credentials | {name.lower() for name, _ in extra}
 
 
 def _record(answer: Answer, outcome: Outcome) -> None:

@@ -5,7 +5,9 @@ own: the request goes on with Content-Length, the answer with Content-Length if 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 Field = tuple[bytes, bytes]
@@ -51,29 +53,42 @@ def request_head(
     return b"".join(lines)
 
 
-def response_head(status: int, reason: bytes, fields: Sequence[Field], own: bytes) -> bytes:
-    """Start line and fields for the client; `own` is finished lines of ours.
+@dataclass(frozen=True, slots=True)
+class EngineHead:
+    """The part of an answer's head that is the engine's."""
+
+    lines: bytes  # start line and fields, each with its line end
+    is_stream: bool  # of server-sent events
+
+
+@lru_cache(maxsize=256)
+def engine_head(status: int, reason: bytes, fields: tuple[Field, ...]) -> EngineHead:
+    """What passes of an engine's head; `fields` without its framing. Engines say the same every time, so it is cached.
 
     Raises ValueError if a field would not stay one line: it must not become two for the client.
     """
     named = nominated(fields)
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))]
+    is_stream = False
     for name, value in fields:
         lower = name.lower()
+        if lower == b"content-type":
+            is_stream = value.lower().startswith(b"text/event-stream")
         if lower not in NOT_TO_CLIENT and lower not in named and not lower.startswith(CORS_PREFIX):
             lines.append(b"%b: %b\r\n" % (name, value))
-    count = len(lines)
     head = b"".join(lines)
-    if head.count(b"\n") != count or head.count(b"\r") != count or b"\0" in head:
-        raise ValueError("a header field holds a line break")
-    return head + own + b"\r\n"
+    if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
+        raise ValueError("a header field of its answer holds a line break")
+    return EngineHead(head, is_stream)
 
 
+@lru_cache(maxsize=256)
 def valid_host(host: str) -> bool:
     """Whether `host` is what a Host field may hold (RFC 9110 section 7.2), the empty one included."""
     return _HOST.fullmatch(host) is not None
 
 
+@lru_cache(maxsize=256)
 def host_name(host: str) -> str:
     """A Host field without its port, lower case."""
     match = _HOST.fullmatch(host)

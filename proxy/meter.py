@@ -36,6 +36,9 @@ class Usage:
         )
 
 
+NOTHING = Usage()
+
+
 class Meter:
     """Feed it the body of one answer, chunk by chunk."""
 
@@ -45,7 +48,7 @@ class Meter:
         self._stream = stream
         self._kept = bytearray(b"\n")
         self._events = 0
-        self._early = Usage()
+        self._early = NOTHING
         self.first_event: float | None = None  # time of the first `data:`, for the one who feeds to set and read
 
     def feed(self, chunk: bytes) -> None:
@@ -75,7 +78,9 @@ class Meter:
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
-        found = find_usage(bytes(self._kept[-KEPT:])).or_else(self._early)
+        found = find_usage(bytes(self._kept[-KEPT:]))
+        if self._early is not NOTHING:
+            found = found.or_else(self._early)
         if found.prompt is None and len(self._kept) > KEPT:
             found = found.or_else(find_usage(bytes(self._kept)))
         if found.completion is None and self._stream and self.events:
@@ -88,7 +93,7 @@ class Meter:
         """
         cut = len(self._kept) - KEPT
         dropped = bytes(self._kept[:cut])
-        if self._early == Usage():
+        if self._early is NOTHING:
             self._early = find_usage(dropped)
         seam = len(_DATA) - 1
         self._events += dropped.count(_DATA)
@@ -97,9 +102,10 @@ class Meter:
 
 def find_usage(data: bytes) -> Usage:
     """The last usage object in `data`, completed by earlier ones (Anthropic splits it over two events)."""
-    found = Usage()
+    found = NOTHING
     for start in _objects(data, _USAGE):
-        found = found.or_else(_from_usage(_object_at(data, start)))
+        new = _from_usage(_object_at(data, start))
+        found = new if found is NOTHING else found.or_else(new)
         if found.prompt is not None and found.completion is not None:
             return found
     if found.completion is None:

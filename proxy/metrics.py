@@ -4,50 +4,31 @@ Counters and histograms are touched once per request, when it is over. Gauges ar
 when somebody scrapes, so that they cost nothing in between.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Snapshot, Transition
 from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.tallies import Labels, Spread, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ROUTES = frozenset(
     [
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/responses",
-        "/v1/messages",
-        "/v1/embeddings",
-        "/v1/rerank",
-        "/v1/models",
-        "/completion",
-        "/completions",
-        "/chat/completions",
-        "/embedding",
-        "/embeddings",
-        "/tokenize",
-        "/detokenize",
-        "/infill",
-        "/rerank",
-        "/health",
-        "/ready",
-        "/metrics",
-        "/slots",
-        "/props",
-        "/api/chat",
-        "/api/generate",
+        *(f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "messages")),
+        *(f"/v1/{name}" for name in ("embeddings", "rerank", "models")),
+        *("/completion", "/completions", "/chat/completions", "/embedding", "/embeddings", "/tokenize"),
+        *("/detokenize", "/infill", "/rerank", "/health", "/ready", "/metrics", "/slots", "/props"),
+        *("/api/chat", "/api/generate"),
     ]
 )
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
-
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter that nobody asked for
 
 
 def route_of(path: str) -> str:
@@ -59,49 +40,51 @@ class Metrics:
     """The registry of one proxy."""
 
     def __init__(self, snapshot: Callable[[], Snapshot], queued: Callable[[], int]) -> None:
-        self._registry = registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"slotproxy_{name}", text, labels, registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"slotproxy_{name}", text, labels, buckets=buckets, registry=registry)
-
-        self._requests = counter("requests", "Requests by path and status; 499: the client left.", "route", "code")
-        self._tokens = counter("tokens", "Tokens the engines counted.", "kind")
-        self._cancelled = counter("cancelled", "Requests whose client left, by phase.", "phase")
-        self._upstream_errors = counter("upstream_errors", "Failed exchanges with engines.", "kind")
-        self._retries = counter("retries", "Requests sent again before their client saw a byte.", "reason")
-        self._restarts = counter("instance_restarts", "Engines started again.", "instance", "reason")
-        self._decisions = counter("scale_decisions", "Decisions about the number of instances.", "decision", "reason")
-        self._rejected = counter("queue_rejected", "Requests the queue refused.", "reason")
-        self._wait = histogram("queue_wait_seconds", "Wait for a slot.", _SECONDS)
-        self._first = histogram("time_to_first_token_seconds", "Until the first event of a stream.", _SECONDS)
-        self._per_token = histogram("time_per_output_token_seconds", "Between output tokens of a stream.", _PER_TOKEN)
-        self._duration = histogram("request_duration_seconds", "Whole requests.", _SECONDS, "route")
-        self._lag = Gauge(
-            "slotproxy_event_loop_lag_seconds", "How late the last tick of the loop was.", registry=registry
+        phases = tuple((phase,) for phase in ("queued", "prefill", "decode"))
+        kinds = tuple((kind,) for kind in ("prompt", "completion", "cached"))
+        self._requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
+        self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=kinds)
+        self._cancelled = _tally("cancelled", "Requests whose client left, by phase.", "phase", start=phases)
+        self._upstream_errors = _tally("upstream_errors", "Failed exchanges with engines.", "kind")
+        self._retries = _tally("retries", "Requests sent again before their client saw a byte.", "reason")
+        self._restarts = _tally("instance_restarts", "Engines started again.", "instance", "reason")
+        self._rejected = _tally(
+            "queue_rejected", "Requests the queue refused.", "reason", start=(("full",), ("timeout",))
         )
-        Gauge("slotproxy_build_info", "Version of slotproxy.", ["version"], registry=registry).labels(release()).set(1)
-        registry.register(_Supply(snapshot, queued))
-        self._request_child = cache(self._requests.labels)  # labels() takes a lock and a dictionary; both are bounded
-        self._duration_child = cache(self._duration.labels)
-        self._prompt, self._completion, self._cached = map(self._tokens.labels, ("prompt", "completion", "cached"))
-        for phase in ("queued", "prefill", "decode"):
-            self._cancelled.labels(phase)
-        for reason in ("full", "timeout"):
-            self._rejected.labels(reason)
+        self._wait = _spread("queue_wait_seconds", "Wait for a slot.", _SECONDS)
+        self._first = _spread("time_to_first_token_seconds", "Until the first event of a stream.", _SECONDS)
+        self._per_token = _spread("time_per_output_token_seconds", "Between output tokens of a stream.", _PER_TOKEN)
+        self._duration = _spread("request_duration_seconds", "Whole requests.", _SECONDS, "route")
+        self._lag = 0.0
+        self._registry = CollectorRegistry()
+        self._registry.register(_Requests(self._families))
+        self._registry.register(_Supply(snapshot, queued))
 
     def page(self) -> bytes:
         return generate_latest(self._registry)
 
+    def _families(self) -> Iterator[Metric]:
+        for tally in (
+            self._requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
+            self._rejected,
+        ):  # fmt: skip
+            yield tally.family()
+        for spread in (self._wait, self._first, self._per_token, self._duration):
+            yield spread.family()
+        yield GaugeMetricFamily(
+            "slotproxy_event_loop_lag_seconds", "How late the last tick of the loop was.", self._lag
+        )
+        build = GaugeMetricFamily("slotproxy_build_info", "Version of slotproxy.", labels=["version"])
+        build.add_metric([release()], 1)
+        yield build
+
     def finished(self, outcome: Outcome) -> None:
         """One request is over."""
         route = route_of(outcome.path)
-        self._request_child(route, str(outcome.status)).inc()
-        self._duration_child(route).observe(outcome.duration)
+        self._requests.add(route, str(outcome.status))
+        self._duration.observe(outcome.finished - outcome.started, route)
         if outcome.left is not None:
-            self._cancelled.labels(outcome.left).inc()
+            self._cancelled.add(outcome.left)
         if outcome.instance is None:
             return
         self._wait.observe(outcome.queue_wait)
@@ -111,31 +94,46 @@ class Metrics:
                 self._per_token.observe(per_token)
         usage = outcome.usage
         if usage.prompt:
-            self._prompt.inc(usage.prompt)
+            self._tokens.add("prompt", amount=usage.prompt)
         if usage.completion:
-            self._completion.inc(usage.completion)
+            self._tokens.add("completion", amount=usage.completion)
         if usage.cached:
-            self._cached.inc(usage.cached)
+            self._tokens.add("cached", amount=usage.cached)
 
     def upstream_failed(self, kind: str) -> None:
-        self._upstream_errors.labels(kind).inc()
+        self._upstream_errors.add(kind)
 
     def retried(self, reason: str) -> None:
-        self._retries.labels(reason).inc()
+        self._retries.add(reason)
 
     def moved(self, transition: Transition) -> None:
         """An instance changed its state."""
         if transition.before is State.BACKOFF and transition.after is State.STARTING:
-            self._restarts.labels(transition.instance, transition.cause or "unknown").inc()
-
-    def decided(self, decision: str, reason: str) -> None:
-        self._decisions.labels(decision, reason).inc()
+            self._restarts.add(transition.instance, transition.cause or "unknown")
 
     def queue_rejected(self, reason: str) -> None:
-        self._rejected.labels(reason).inc()
+        self._rejected.add(reason)
 
     def loop_lag(self, seconds: float) -> None:
-        self._lag.set(seconds)
+        self._lag = seconds
+
+
+def _tally(name: str, text: str, *labels: str, start: Sequence[Labels] = ()) -> Tally:
+    return Tally(f"slotproxy_{name}", text, *labels, start=start)
+
+
+def _spread(name: str, text: str, bounds: Sequence[float], *labels: str) -> Spread:
+    return Spread(f"slotproxy_{name}", text, bounds, *labels)
+
+
+class _Requests(Collector):
+    """What was counted."""
+
+    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families()
 
 
 class _Supply(Collector):
@@ -149,6 +147,7 @@ class _Supply(Collector):
         snapshot = self._snapshot()
         yield GaugeMetricFamily("slotproxy_queue_depth", "Requests waiting for a slot.", self._queued())
         yield from _slots(snapshot)
+        yield _decisions(snapshot)
         yield from _memory(snapshot)
 
     def describe(self) -> Iterable[Metric]:
@@ -174,6 +173,15 @@ def _slots(snapshot: Snapshot) -> Iterator[Metric]:
     for state, count in states.items():
         instances.add_metric([state], count)
     yield instances
+
+
+def _decisions(snapshot: Snapshot) -> Metric:
+    family = CounterMetricFamily(
+        "slotproxy_scale_decisions", "Decisions about the number of instances.", labels=["decision", "reason"]
+    )
+    for (start, reason), count in Counter((made.start, made.reason) for made in snapshot.decisions).items():
+        family.add_metric(["add" if start else "stop", reason], count)
+    return family
 
 
 def _memory(snapshot: Snapshot) -> Iterator[Metric]:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from slotproxy.proxy.meter import Usage
-
-NO_USAGE = Usage()
+from slotproxy.proxy.meter import NOTHING, Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,7 +23,7 @@ class Outcome:
     first_token: float = 0.0
     last_byte: float = 0.0
     size: int = 0  # bytes of the body
-    usage: Usage = NO_USAGE
+    usage: Usage = NOTHING
     left: str | None = None  # the phase in which the client left: queued, prefill, decode
 
     def client_left(self) -> None:

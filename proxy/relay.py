@@ -48,8 +48,8 @@ class Failure:
 class Sink(Protocol):
     """Who takes an answer. Called from the event loop's callbacks: no method may block or raise."""
 
-    def head(self, status: int, reason: bytes, fields: list[Field], length: int | None) -> Failure | None:
-        """The final status and fields; `length` None: until the end. A Failure ends the exchange."""
+    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
+        """The final status and fields without framing; `length` None: until the end. A Failure ends the exchange."""
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         """What one segment held of the body; `complete` exactly once, with the last."""
@@ -62,8 +62,9 @@ class EngineConnection(asyncio.Protocol):
     """One TCP connection to an engine, idle or with one request on it."""
 
     __slots__ = (
-        "_body", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle", "_parser", "_paused",
-        "_reason", "_reusable", "_sink", "_until_close", "heard", "since", "transport", "upstream", "used",
+        "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle", "_lengths",
+        "_parser", "_paused", "_reason", "_reusable", "_sink", "_until_close", "heard", "since", "transport",
+        "upstream", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
@@ -84,6 +85,8 @@ class EngineConnection(asyncio.Protocol):
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
         self._parser = httptools.HttpResponseParser(self)
         self._fields: list[Field] = []
+        self._lengths: list[bytes] = []
+        self._codings: list[bytes] = []
         self._body: list[bytes] = []
         self._reason = b""
         self._head_bytes = 0
@@ -175,7 +178,13 @@ class EngineConnection(asyncio.Protocol):
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields.append((name, value))
+        lower = name.lower()
+        if lower == b"content-length":
+            self._lengths.append(value)
+        elif lower == b"transfer-encoding":
+            self._codings.append(value)
+        else:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
@@ -183,14 +192,14 @@ class EngineConnection(asyncio.Protocol):
             self._reusable = False
             return
         if status < 200:
-            self._fields, self._reason = [], b""
+            self._fields, self._lengths, self._codings, self._reason = [], [], [], b""
             if status == 101:
                 self._fail(Kind.MALFORMED, "it switched protocols unasked")
             return
         if self._sink is None:
             return
         try:
-            length, chunked = _framing(self._fields)
+            length, chunked = _framing(self._lengths, self._codings)
         except ValueError as error:
             self._fail(Kind.MALFORMED, str(error))
             return
@@ -198,7 +207,7 @@ class EngineConnection(asyncio.Protocol):
         self._until_close = length is None and not chunked and status not in (204, 304)
         self._reusable = self._parser.should_keep_alive() and not self._until_close and not self._head_only
         self._complete = self._head_only
-        failure = self._sink.head(status, self._reason, self._fields, length)
+        failure = self._sink.head(status, self._reason, tuple(self._fields), length)
         if failure is not None:
             self._fail(failure.kind, failure.text)
 
@@ -229,17 +238,17 @@ class EngineConnection(asyncio.Protocol):
             sink.fail(Failure(kind, text))
 
 
-def _framing(fields: list[Field]) -> tuple[int | None, bool]:
-    """Content-Length and whether chunked. Raises ValueError where the two could be read in two ways (RFC 9112 section
-    6.3).
-    """
-    lengths = {value.strip() for name, value in fields if name.lower() == b"content-length"}
-    codings = [value.strip().lower() for name, value in fields if name.lower() == b"transfer-encoding"]
-    if codings and (lengths or codings != [b"chunked"]):
-        raise ValueError("the framing of its answer is ambiguous")
-    if len(lengths) > 1 or not all(value.isdigit() for value in lengths):
+def _framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | None, bool]:
+    """Content-Length and whether chunked. Raises ValueError where they could be read in two ways (RFC 9112 6.3)."""
+    if codings:
+        if lengths or len(codings) > 1 or codings[0].strip().lower() != b"chunked":
+            raise ValueError("the framing of its answer is ambiguous")
+        return None, True
+    if not lengths:
+        return None, False
+    if not lengths[0].isdigit() or any(length != lengths[0] for length in lengths):
         raise ValueError("its Content-Length is not a number")
-    return (int(lengths.pop()) if lengths else None), bool(codings)
+    return int(lengths[0]), False
 
 
 class IdleConnections:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from multidict import istr
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
@@ -31,6 +32,7 @@ from slotproxy.proxy.outcome import Outcome
 
 logger = logging.getLogger(__name__)
 
+X_REQUEST_ID, X_API_KEY = istr("X-Request-Id"), istr("X-Api-Key")
 MODELS = "/v1/models"
 OPEN_PATHS = frozenset({"/health", "/ready"})  # load balancers and probes have no key
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -97,7 +99,7 @@ class Routes:
             log_access(outcome)
 
     def _outcome(self, raw: web.BaseRequest, now: float) -> Outcome:
-        given = raw.headers.get("X-Request-Id")
+        given = raw.headers.get(X_REQUEST_ID)
         if given is None or not valid_request_id(given):
             given = f"{self._prefix}-{next(self._numbers):x}"
         return Outcome(request_id=given, method=raw.method, path="", client=raw.remote or "", started=now)
@@ -109,7 +111,7 @@ class Routes:
             wanted = raw.headers.get("Access-Control-Request-Headers")
             return self._done(asked, web.Response(status=204, headers=access.preflight_fields(asked.origin, wanted)))
         if asked.path not in OPEN_PATHS:
-            access.check_key(raw.headers.get(hdrs.AUTHORIZATION), raw.headers.get("X-Api-Key"))
+            access.check_key(raw.headers.get(hdrs.AUTHORIZATION), raw.headers.get(X_API_KEY))
         own = self._own.get(asked.path)
         if own is not None:
             if raw.method not in ("GET", "HEAD"):
@@ -140,13 +142,15 @@ class Routes:
         client = raw.protocol
         assert isinstance(client, ClientConnection)
         body = await bodies.read(raw, self._max_body)
+        headers = raw.headers
         fields = raw._message.raw_headers  # the bytes as they came; BaseRequest has no public name for them
-        wanted = bodies.check(asked.path, fields, body) if raw.method == "POST" else bodies.NOTHING
+        wanted = bodies.check(asked.path, headers, body) if raw.method == "POST" else bodies.NOTHING
         request = Request(
             method=raw.method,
             target=asked.target.encode("utf-8", "surrogateescape"),
             path=asked.path,
             fields=fields,
+            connection=hdrs.CONNECTION in headers,
             body=body,
             request_id=outcome.request_id,
             http11=raw.version.minor == 1,
