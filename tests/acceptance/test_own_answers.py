@@ -130,12 +130,12 @@ async def test_every_answer_carries_a_request_id_and_the_clients_own_is_kept(beh
     assert int(own.head["x-slotproxy-queue-ms"]) >= 0
 
 
-@pytest.mark.parametrize("wrong", ["a" * 5000, "ü", "a b\tc"])
-async def test_a_request_id_that_would_be_no_sane_header_is_replaced(behind: StartBehind, wrong: str) -> None:
+async def test_a_request_id_that_would_be_no_sane_header_is_replaced(behind: StartBehind) -> None:
     bench = await behind()
-    answer = await post(bench.port, chat(), {"X-Request-Id": wrong})
-    assert answer.status == 200
-    assert answer.head["x-request-id"] not in ("", wrong)
+    for wrong in ("a" * 5000, "\u00fc", "a b\tc"):
+        answer = await post(bench.port, chat(), {"X-Request-Id": wrong})
+        assert answer.status == 200
+        assert answer.head["x-request-id"] not in ("", wrong)
 
 
 async def test_hop_by_hop_headers_pass_in_neither_direction(behind: StartBehind) -> None:

@@ -171,7 +171,7 @@ async def test_an_engine_that_stays_busy_too_long_after_its_client_left_is_resta
 
 
 async def test_a_hung_engine_is_restarted(start_proxy: StartProxy, tmp_path: Path) -> None:
-    proxy = start_proxy(*fake_engines(tmp_path), "--prefill-timeout", "1s").wait_ready()
+    proxy = start_proxy(*fake_engines(tmp_path, term=0.3), "--prefill-timeout", "1s").wait_ready()
     (engine,) = engines_of(proxy)
     engine.suspend()
     answer = await post(proxy.port, chat())
