@@ -18,10 +18,11 @@ NOT_INSTALLED := The packages could not be installed, see above: check the netwo
 SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check lint format types imports setup lock build smoke clean
+.PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
+  bench bench-peers bench-engines bench-instructions
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 run: $(SERVE) ## serve the demo model on port 8080 (make run ARGS="--port 9000")
 	@exec $(BIN)/slotproxy --model demo --instances auto $(ARGS)
@@ -61,6 +62,18 @@ build: $(SERVE) ## dist/: the sdist, and the wheel built from it
 
 smoke: build ## install the wheel in an empty place and let it answer one chat request
 	@$(BIN)/python scripts/smoke.py dist
+
+bench: $(READY) ## slotproxy beside nginx, HAProxy and others, about 10 minutes (make bench ARGS=--quick)
+	@exec $(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-peers: $(READY) ## install the peers that are Python packages, and what draws the chart, into the cache
+	@exec $(BIN)/python -m tests.benchmarks.install
+
+bench-engines: $(READY) ## through slotproxy against direct, on real engines
+	@exec $(BIN)/python -m tests.benchmarks.engines $(ARGS)
+
+bench-instructions: $(READY) ## machine instructions per event and per request, against docs/performance.md
+	@exec $(BIN)/python -m tests.benchmarks.instructions $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,42 @@
+"""The same table on the terminal and in a document."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+class NoPlace(Exception):
+    """A document has no place for a table; the text says which."""
+
+
+def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="right" if place else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0].startswith("slotproxy") else None)
+    console.print(table)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(header), ["---", *("--:" for _ in header[1:])], *map(list, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def put(document: Path, name: str, text: str) -> None:
+    """Replace what stands between the document's markers of that name. Raises `NoPlace` where it has none."""
+    begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    old = document.read_text()
+    new, found = re.subn(f"{begin}.*?{end}", lambda match: f"{begin}\n{text}\n{end}", old, flags=re.DOTALL)
+    if not found:
+        raise NoPlace(f'{document} has no place for this table: write "{begin}" and "{end}" where it should stand')
+    document.write_text(new)
+
+
+def between(document: Path, name: str) -> str:
+    """What stands between the markers; empty where there are none."""
+    found = re.search(f"<!-- bench:{name} -->\n(.*?)\n?<!-- /bench:{name} -->", document.read_text(), re.DOTALL)
+    return found[1] if found else ""
