@@ -46,7 +46,7 @@ def fetch(cache: Path | None = None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _only_one(folder):
-            if not _is_trusted(model) and not _verify(model):
+            if not _verify(model):
                 _fetch_into(folder, model)
     except OSError as error:
         text = (

@@ -16,7 +16,6 @@ import psutil
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 _KIB = 1024
-_NO_LIMIT = 1 << 60  # cgroup v1 writes a number near 2^63 for "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +160,9 @@ def _read_with_psutil(pid: int) -> Reading | None:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, used) in bytes of every memory cgroup above this process that has a limit. Used: without reclaimable
-    cache.
+    """(limit, used) in bytes of every memory cgroup around this process; used: without the cache that can be dropped.
+
+    The older kind of cgroup writes a number near 2^63 for no limit.
     """
     try:
         lines = PROC.joinpath("self/cgroup").read_text().splitlines()
@@ -184,12 +184,10 @@ def _cgroup_limits() -> list[tuple[int, int]]:
 def _limits_upwards(path: str, root: Path, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
     """Of the cgroup `path` and its parents; those above our own cgroup namespace cannot be seen."""
     parts = Path(path.strip("/")).parts
-    if ".." in parts:
-        parts = ()
     for depth in range(len(parts), -1, -1):
         folder = root.joinpath(*parts[:depth])
         size = _number(folder / limit)
-        if size is not None and size < _NO_LIMIT:
+        if size is not None:
             used = _number(folder / usage) or 0
             yield size, max(0, used - _cached(folder / "memory.stat", cache))
 
