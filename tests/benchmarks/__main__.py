@@ -14,16 +14,13 @@ from tests.benchmarks import results, rounds, tables
 from tests.benchmarks.descriptors import raise_limit
 from tests.benchmarks.peers import CACHE, PEERS, Peer
 
-WIDTH = 120  # columns, where no terminal says
 CHART = Path(__file__).with_name("chart.py")
 
 
 def main() -> int:
     options = _parser().parse_args()
     raise_limit()
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = tables.console()
     plan = rounds.QUICK if options.quick else rounds.FULL
     plan = replace(plan, rounds=options.rounds or plan.rounds)
     with tempfile.TemporaryDirectory(prefix="slotproxy-bench-") as folder, console.status("starting") as status:

@@ -35,7 +35,7 @@ def _install(package: str, version: str) -> bool:
 
 
 def _pip(folder: Path, wanted: str) -> bool:
-    pip = [folder / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--no-input"]
     return subprocess.run([*pip, "install", "--quiet", wanted], check=False).returncode == 0
 
 

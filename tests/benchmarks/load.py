@@ -143,6 +143,19 @@ async def requests(port: int, clients: int, seconds: float, request: bytes, fami
     return outcome
 
 
+async def times(port: int, number: int, request: bytes) -> Outcome:
+    """The same request so many times, by one client."""
+    outcome = Outcome()
+    async with _clients(port, 1) as (client,):
+        for _ in range(number):
+            try:
+                await client.ask(request)
+                outcome.whole += 1
+            except Lost:
+                outcome.lost += 1
+    return outcome
+
+
 @asynccontextmanager
 async def _clients(port: int, number: int) -> AsyncIterator[list[Client]]:
     """Clients that are connected already, so that connecting is not measured."""

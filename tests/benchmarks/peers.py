@@ -82,10 +82,14 @@ def _pinned(package: str) -> Callable[[str], str]:
     return lambda executable: WHEELS[package]
 
 
-def _slotproxy(executable: str, port: int, engine: int, folder: Path) -> list[str]:
+def slotproxy_options(port: int, engine: int, folder: Path) -> list[str]:
     upstream = f"http://127.0.0.1:{engine},slots={SLOTS}"
     options = ["--queue-limit", str(SLOTS), "--log-level", "warning", "--state-dir", str(folder / "state")]
-    return [executable, "--upstream", upstream, "--port", str(port), *options]
+    return ["--upstream", upstream, "--port", str(port), *options]
+
+
+def _slotproxy(executable: str, port: int, engine: int, folder: Path) -> list[str]:
+    return [executable, *slotproxy_options(port, engine, folder)]
 
 
 def _nginx(executable: str, port: int, engine: int, folder: Path) -> list[str]:

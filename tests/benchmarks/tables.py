@@ -7,9 +7,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+WIDTH = 120  # columns
+
 
 class NoPlace(Exception):
     """A document has no place for a table; the text says which."""
+
+
+def console() -> Console:
+    """Where tables go; wide enough for them where it is no terminal."""
+    found = Console()
+    if not found.is_terminal:
+        found.width = WIDTH
+    return found
 
 
 def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

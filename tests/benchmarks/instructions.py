@@ -1,0 +1,147 @@
+"""`make bench-instructions`: machine instructions of slotproxy per event and per short request, counted by callgrind.
+
+Time tells little on a busy machine; instructions are the same again to within a percent or two. Each figure is the
+difference between a load and one twice as large, so that whatever does not grow with the load cancels out. It is
+compared with what docs/performance.md says, and never fails a build: it is for people to read.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import load, tables, wire
+from tests.benchmarks.load import Outcome, Streams
+from tests.benchmarks.peers import slotproxy_options
+from tests.benchmarks.processes import ROOT, NotStarted, Program, ended, free_port, stand_in, start
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+MARK = "instructions"
+REQUESTS = 200
+EVENTS = 100  # of each of 4 streams
+GAP = 0.02  # seconds: a proxy that is fifty times slower than usual must still get each event by itself
+HEADER = ["instructions per", "now", "committed", "change"]
+
+
+class NotCounted(Exception):
+    """There is no count; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """callgrind around a running slotproxy."""
+
+    program: Program
+    folder: Path
+
+    def count(self, work: Coroutine[Any, Any, Outcome]) -> int:
+        """The instructions that `work` cost. Raises `NotCounted` when an answer was lost."""
+        self._control("--zero")
+        outcome = load.run(work)
+        known = set(self.folder.glob("callgrind.*"))
+        self._control("--dump")
+        if outcome.lost:
+            raise NotCounted(f"{outcome.lost} answers were lost")
+        return _total(set(self.folder.glob("callgrind.*")) - known)
+
+    def begin(self) -> None:
+        self._control("--instr=on")
+
+    def _control(self, order: str) -> None:
+        command = ["callgrind_control", order, str(self.program.process.pid)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode or "Error" in done.stdout + done.stderr:
+            raise NotCounted(f"callgrind_control {order}: {(done.stdout + done.stderr).strip()}")
+
+
+def _total(dumps: set[Path]) -> int:
+    found = [re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE) for dump in dumps]
+    if not any(found):
+        raise NotCounted("callgrind wrote no totals")
+    return sum(int(match[1]) for match in found if match)
+
+
+@contextmanager
+def _counter(folder: Path) -> Iterator[Counter]:
+    engine = stand_in(folder)
+    port = free_port()
+    valgrind = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--callgrind-out-file={folder}/callgrind"]
+    proxy = [sys.executable, "-m", "slotproxy.proxy", *slotproxy_options(port, engine.port, folder)]
+    with ended(engine.process):
+        # a fixed seed of the hashes: dictionaries and sets then look the same in every run
+        program = start([*valgrind, *proxy], port, folder, path="/ready", env={"PYTHONHASHSEED": "0"})
+        with ended(program.process):
+            yield Counter(program=program, folder=folder)
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Instructions per unit. Raises `NotCounted`, `NotStarted`."""
+    if shutil.which("valgrind") is None:
+        raise NotCounted("valgrind is not installed")
+    with _counter(folder) as counter:
+        port = counter.program.port
+
+        def requests(number: int) -> Coroutine[Any, Any, Outcome]:
+            return load.times(port, number, wire.request())
+
+        def streams(events: int) -> Coroutine[Any, Any, Outcome]:
+            return load.streams(port, Streams(clients=4, events=events, gap=GAP, ramp=GAP), None)
+
+        load.run(requests(REQUESTS))
+        load.run(streams(EVENTS))
+        counter.begin()
+        load.run(requests(10))  # what was translated before is translated anew when counting begins
+        return {
+            "streamed event": _slope(counter, streams, EVENTS) / 4,
+            "short request": _slope(counter, requests, REQUESTS),
+        }
+
+
+def _slope(counter: Counter, make: Callable[[int], Coroutine[Any, Any, Outcome]], size: int) -> float:
+    once, twice = counter.count(make(size)), counter.count(make(2 * size))
+    return (twice - once) / size
+
+
+def committed() -> dict[str, float]:
+    """What the document says."""
+    if not DOCUMENT.exists():
+        return {}
+    found = re.findall(r"^\| ([a-z ]+) \| ([\d,]+) \|", tables.between(DOCUMENT, MARK), re.MULTILINE)
+    return {name: float(number.replace(",", "")) for name, number in found}
+
+
+def compared(now: dict[str, float], before: dict[str, float]) -> list[list[str]]:
+    return [
+        [name, f"{value:,.0f}", f"{before[name]:,.0f}", f"{value / before[name] - 1:+.1%}"]
+        if name in before
+        else [name, f"{value:,.0f}", "-", "-"]
+        for name, value in now.items()
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench-instructions", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="slotproxy-bench-") as folder:
+        try:
+            now = measure(Path(folder))
+        except (NotCounted, NotStarted) as error:
+            print(f"Instructions were not counted: {error}.")
+            return 0
+    tables.show(tables.console(), "Instructions", HEADER, compared(now, committed()))
+    if options.write:
+        rows = [[name, f"{value:,.0f}"] for name, value in now.items()]
+        tables.put(DOCUMENT, MARK, tables.markdown(["instructions per", "number"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
