@@ -12,6 +12,7 @@ from tests.acceptance.conftest import StartBehind
 from tests.running import Running
 
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Say hi."}]
+JSON = "Content-Type: application/json"
 TOOL: openai.types.chat.ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -150,7 +151,7 @@ def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
 def test_curl(proxy: Running, *, stream: bool) -> None:
     body = json.dumps({"messages": MESSAGES, "max_tokens": 4, "stream": stream})
     url = f"{proxy.base_url}/v1/chat/completions"
-    command = ["curl", "--silent", "--show-error", "--fail", "--no-buffer", "--json", body, url]
+    command = ["curl", "--silent", "--show-error", "--fail", "--no-buffer", "--header", JSON, "--data", body, url]
     output = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
     if stream:
         assert output.startswith(b"data: {")
