@@ -106,9 +106,13 @@ def test_after_a_killed_proxy_the_next_one_ends_its_engines_and_starts(start_pro
     engines = engines_of(proxy)
     proxy.process.kill()
     proxy.wait()
-    again = start_proxy(*options).wait_ready(2)
-    assert not any(map(lives, engines))
-    assert again.stop() == 0
+    try:
+        again = start_proxy(*options).wait_ready(2)
+        assert not any(map(lives, engines))
+        assert again.stop() == 0
+    finally:  # nobody else would end them when this fails
+        for engine in filter(lives, engines):
+            engine.kill()
 
 
 async def test_an_engine_that_dies_is_started_again_while_the_other_serves(
