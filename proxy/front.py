@@ -13,6 +13,7 @@ from slotproxy.proxy.errors import Refusal, malformed
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
+LINGER = 1.0  # seconds for which the rest of a body is read and thrown away after its request was refused
 KEEPALIVE = 75.0  # seconds an idle client connection is kept, and the longest a request's head may take
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -35,7 +36,7 @@ class ClientConnection(RequestHandler):
         super().__init__(*args, **kwargs)
         self.writer: Writer | None = None
         self.body: StreamReader | None = None  # the request body that is being read
-        self._start_line = b""  # what has come of the next request's
+        self._start_line = b""  # what has come of the first request's
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -48,21 +49,18 @@ class ClientConnection(RequestHandler):
             self.writer.resume()
 
     def data_received(self, data: bytes) -> None:
-        waiter = self._waiter
-        between = self._request_count == 0 if waiter is None else not waiter.done()
-        if between and self._is_other_protocol(data):
+        if not self._request_count and self._is_other_protocol(data):
             data = b"\0"  # the parser's own way to refuse
         super().data_received(data)
-        if self._messages:
-            self._start_line = b""
         # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its
         # own, queued behind the one whose body it is; that one would wait for ever. No request can follow an
         # unfinished body, so anything queued while one is being read is such an error.
         if self.body is not None and self._messages and not self.body.is_eof():
+            self._lingering_time = 0.0  # there is no rest of the body to wait for
             self.body.set_exception(malformed("The request body is not valid chunked encoding."))
 
     def _is_other_protocol(self, data: bytes) -> bool:
-        """Whether the next request's start line says RTSP or ICE: the parser would take both for HTTP."""
+        """Whether the first start line says RTSP or ICE: the parser would take both for HTTP."""
         if self._start_line.endswith(b"\n"):  # of a head that is still coming
             return False
         line, newline, _ = (self._start_line + data).lstrip(b"\r\n").partition(b"\n")
@@ -88,7 +86,8 @@ class Front(web.Server):
             "max_line_size": max_line,
             "max_field_size": max_line,
             "auto_decompress": False,  # bodies go on as they came
-            "lingering_time": 0,  # a body we refused is not read to its end
+            # A refusal is lost if the connection closes while its client still sends: the system resets it then.
+            "lingering_time": LINGER,
         }
 
     def __call__(self) -> RequestHandler:

@@ -22,6 +22,7 @@ from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
+_VERSIONS = ("1.1", "1.0")
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -197,6 +198,9 @@ class EngineConnection(asyncio.Protocol):
                 self._fail(Kind.MALFORMED, "it switched protocols unasked")
             return
         if self._sink is None:
+            return
+        if self._parser.get_http_version() not in _VERSIONS:
+            self._fail(Kind.MALFORMED, "its answer is not HTTP/1.1")
             return
         try:
             length, chunked = _framing(self._lengths, self._codings)
