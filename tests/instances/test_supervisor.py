@@ -37,6 +37,7 @@ class Supply:
     state_dir: Path
     moved: asyncio.Event
     run: asyncio.Task[None]
+    steps: list[tuple[str, State]]
 
     async def until(self, **states: int) -> None:
         """Return once it has settled and so many members are in each of these states."""
@@ -60,17 +61,19 @@ async def supplying(state_dir: Path, model: Path | None, **changes: Any) -> Asyn
     changes = {**STUBBED, "drain_timeout": SOON, **changes}
     leases = Leases(Pool(8))
     moved = asyncio.Event()
+    steps: list[tuple[str, State]] = []
     pids: set[int] = set()
 
     def on_transition(transition: Transition) -> None:
         moved.set()
+        steps.append((transition.instance, transition.after))
         pids.update(member.pid for member in supervisor.snapshot().members if member.pid)
 
     settings = SupplySettings(model=model, state_dir=state_dir, **changes)
     supervisor = Supervisor(settings, leases, on_transition=on_transition, backoff=QUICK)
     async with asyncio.TaskGroup() as tasks:
         run = tasks.create_task(supervisor.run())
-        yield Supply(supervisor, leases, state_dir, moved, run)
+        yield Supply(supervisor, leases, state_dir, moved, run, steps)
         ports = [member.port for member in supervisor.snapshot().members if member.kind is Kind.INSTANCE]
         await supervisor.stop()
     for port in ports:
@@ -99,10 +102,8 @@ def stub_settings(tmp_path: Path, model: Path | None, **changes: Any) -> SupplyS
 async def test_explicit_instances_start_one_after_another(tmp_path: Path, demo_model: Path) -> None:
     async with supplying(tmp_path, demo_model, instances=3) as supply:
         await supply.until(ready=3)
-        members = supply.members
-        assert [member.id for member in members] == ["0", "1", "2"]
-        started = [psutil.Process(member.pid).create_time() for member in members]
-        assert started == sorted(started)
+        up = (State.STARTING, State.WARMING, State.READY)
+        assert supply.steps == [(name, state) for name in ("0", "1", "2") for state in up]
         assert len(supply.leases.upstreams) == 3
 
 
