@@ -50,7 +50,9 @@ class Probe:
         if session is not None:
             await session.close()
 
-    async def ask(self, upstream: Upstream, path: str, *, body: Any = None, timeout: float | None = None) -> Answer | None:
+    async def ask(
+        self, upstream: Upstream, path: str, *, body: Any = None, timeout: float | None = None
+    ) -> Answer | None:
         """GET `path`, or POST `body` as JSON to it. None when nothing sensible came back in time."""
         if self._session is None:
             return None
