@@ -6,8 +6,7 @@ members it will not take). Every method that can free or add a slot returns the 
 
 import itertools
 from collections.abc import Hashable, Set
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from slotproxy.instances.errors import QueueFull
 from slotproxy.instances.routing import Policy, Seat, least_busy
@@ -17,8 +16,7 @@ Ticket = int
 NOBODY: frozenset[Hashable] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Grant(Generic[M]):
+class Grant(NamedTuple, Generic[M]):
     """`ticket` now holds one slot of `member`."""
 
     ticket: Ticket

@@ -9,18 +9,17 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from slotproxy.proxy.errors import bad_request, forbidden, malformed, unauthorized
+from slotproxy.proxy.errors import Refusal, bad_request, forbidden, malformed, unauthorized
 from slotproxy.proxy.headers import host_name, valid_host
 
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _WEB_ORIGIN = re.compile(r"https?://([^/]*)", re.IGNORECASE)
 
 
-@lru_cache(maxsize=256)
 def is_local_name(name: str) -> bool:
     """Whether `name` (lower case) cannot be a name that somebody else controls: an address, or the machine itself."""
     if name in ("", "localhost") or name.endswith((".localhost", ".local", ".internal")):
@@ -41,21 +40,15 @@ class Access:
     loopback: bool = True
     name: str = ""  # --host, if it is a name
 
-    def check_host(self, hosts: Iterable[str], *, required: bool) -> None:
+    def check_host(self, values: Sequence[str], *, required: bool) -> None:
         """Raises Refusal unless there is one valid Host that means us."""
-        values = list(hosts)
         if len(values) > 1 or (required and not values):
             raise malformed("There must be exactly one Host header.")
         if not values:
             return
-        host = values[0].strip()
-        if not valid_host(host):
-            raise malformed("The Host header is not valid.")
-        if self.loopback and not self.keys:
-            name = host_name(host)
-            if name != self.name.lower() and not is_local_name(name):
-                text = f"This server does not answer for the host {name!r}; use 127.0.0.1, or start it with --api-key."
-                raise forbidden("host_not_allowed", text)
+        trouble = _host_trouble(values[0].strip(), self.name.lower(), self.loopback and not self.keys)
+        if trouble is not None:
+            raise trouble()
 
     def check_origin(self, origin: str | None, host: str) -> None:
         """Raises Refusal if a web page that was not allowed makes the request."""
@@ -98,6 +91,18 @@ class Access:
             "Access-Control-Max-Age": "600",
             "Vary": "Origin",
         }
+
+
+@lru_cache(maxsize=256)
+def _host_trouble(host: str, own_name: str, guarded: bool) -> Callable[[], Refusal] | None:
+    """What to refuse a request with that names `host`; clients name the same one every time."""
+    if not valid_host(host):
+        return partial(malformed, "The Host header is not valid.")
+    name = host_name(host)
+    if guarded and name != own_name and not is_local_name(name):
+        text = f"This server does not answer for the host {name!r}; use 127.0.0.1, or start it with --api-key."
+        return partial(forbidden, "host_not_allowed", text)
+    return None
 
 
 def _is_foreign(origin: str, host: str) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
 
-from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
@@ -86,7 +86,7 @@ class Forwarder:
     async def _try_upstreams(self, request: Request, answer: Answer, outcome: Outcome) -> None:
         tried: set[Upstream] = set()
         while True:
-            lease = await self._lease(request.path, tried, outcome)
+            lease = self._at_once(request.path, tried) or await self._wait(tried, outcome)
             lease.streaming = request.streaming
             outcome.instance = lease.upstream.instance
             failure = await self._exchange(lease, request, answer, outcome)
@@ -105,32 +105,39 @@ class Forwarder:
                 raise refusal
             self._metrics.retried(failure.kind.value)
 
-    async def _lease(self, path: str, tried: set[Upstream], outcome: Outcome) -> Lease:
-        limits = self._limits
+    def _at_once(self, path: str, tried: set[Upstream]) -> Lease | None:
+        leases = self._leases
         try:
-            lease = self._leases.slotless(path, tried) or self._leases.take(tried)
-            if lease is not None:
-                return lease
-            began = monotonic()
-            outcome.queued = True
-            try:
-                lease = await self._leases.wait(limits.queue_timeout, tried)
-            finally:
-                outcome.queue_wait += monotonic() - began
-            outcome.queued = False
-            return lease
-        except QueueFull:
+            return leases.slotless(path, tried) or leases.take(tried)
+        except InstanceError as error:
+            raise self._translated(error) from None
+
+    async def _wait(self, tried: set[Upstream], outcome: Outcome) -> Lease:
+        began = monotonic()
+        outcome.queued = True
+        try:
+            lease = await self._leases.wait(self._limits.queue_timeout, tried)
+        except InstanceError as error:
+            raise self._translated(error) from None
+        finally:
+            outcome.queue_wait += monotonic() - began
+        outcome.queued = False
+        return lease
+
+    def _translated(self, error: InstanceError) -> Exception:
+        """What the supply side refuses with, as clients are told it."""
+        limits = self._limits
+        if isinstance(error, QueueFull):
             self._metrics.queue_rejected("full")
-            raise errors.queue_full(limits.queue, self._expected_wait()) from None
-        except QueueTimeout:
+            return errors.queue_full(limits.queue, self._expected_wait())
+        if isinstance(error, QueueTimeout):
             self._metrics.queue_rejected("timeout")
             if not self._leases.upstreams:
-                raise errors.loading("the engines are still starting") from None
-            raise errors.queue_timeout(limits.queue_timeout, self._expected_wait()) from None
-        except ShuttingDown:
-            raise errors.shutting_down() from None
-        except NoInstances as error:
-            raise errors.no_instances(str(error)) from None
+                return errors.loading("the engines are still starting")
+            return errors.queue_timeout(limits.queue_timeout, self._expected_wait())
+        if isinstance(error, ShuttingDown):
+            return errors.shutting_down()
+        return errors.no_instances(str(error)) if isinstance(error, NoInstances) else error
 
     async def _exchange(self, lease: Lease, request: Request, answer: Answer, outcome: Outcome) -> Failure | None:
         """One attempt on one upstream. Gives the slot back in every case."""

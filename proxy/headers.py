@@ -82,13 +82,11 @@ def engine_head(status: int, reason: bytes, fields: tuple[Field, ...]) -> Engine
     return EngineHead(head, is_stream)
 
 
-@lru_cache(maxsize=256)
 def valid_host(host: str) -> bool:
     """Whether `host` is what a Host field may hold (RFC 9110 section 7.2), the empty one included."""
     return _HOST.fullmatch(host) is not None
 
 
-@lru_cache(maxsize=256)
 def host_name(host: str) -> str:
     """A Host field without its port, lower case."""
     match = _HOST.fullmatch(host)

@@ -4,11 +4,11 @@ The cost per event is one append: the latest bytes are kept, counting is done wh
 counts do not depend on where the bytes were cut.
 """
 
-import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
 _TRIM = 4 * KEPT
@@ -16,11 +16,10 @@ _DATA = b"\ndata:"
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
 _LOOKS = 8  # places at most that are looked at for one of them: a text may be full of the word
-_DECODER = json.JSONDecoder()
+_NESTED_ONCE = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens of one request as the engine counted them; None: it did not say."""
 
     prompt: int | None = None
@@ -36,6 +35,27 @@ class Usage:
         )
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: Any = None
+
+
+class _Said(msgspec.Struct):
+    """A usage object of OpenAI's or Anthropic's, or llama.cpp's timings, as far as it is wanted."""
+
+    prompt_tokens: Any = None
+    completion_tokens: Any = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: Any = None
+    output_tokens: Any = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: Any = None
+    prompt_n: Any = None
+    predicted_n: Any = None
+    cache_n: Any = None
+
+
+_said = msgspec.json.Decoder(_Said)
+_UNSAID = _Said()
 NOTHING = Usage()
 
 
@@ -126,28 +146,28 @@ def _objects(data: bytes, key: bytes) -> Iterator[int]:
             yield match.end()
 
 
-def _object_at(data: bytes, start: int) -> dict[str, Any]:
+def _object_at(data: bytes, start: int) -> _Said:
+    match = _NESTED_ONCE.match(data, start, start + 4096)
+    if match is None:
+        return _UNSAID
     try:
-        value, _ = _DECODER.raw_decode(data[start : start + 4096].decode("utf-8", "replace"))
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return _said.decode(match.group())
+    except msgspec.DecodeError:
+        return _UNSAID
 
 
-def _from_usage(usage: dict[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(
-        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
-        _count(cached if cached is not None else usage.get("cache_read_input_tokens")),
-    )
+def _from_usage(said: _Said) -> Usage:
+    details = said.prompt_tokens_details or said.input_tokens_details
+    cached = said.cache_read_input_tokens if details is None else details.cached_tokens
+    prompt = said.input_tokens if said.prompt_tokens is None else said.prompt_tokens
+    completion = said.output_tokens if said.completion_tokens is None else said.completion_tokens
+    return Usage(_count(prompt), _count(completion), _count(cached))
 
 
-def _from_timings(timings: dict[str, Any]) -> Usage:
-    prompt, cached = _count(timings.get("prompt_n")), _count(timings.get("cache_n"))
+def _from_timings(said: _Said) -> Usage:
+    prompt, cached = _count(said.prompt_n), _count(said.cache_n)
     total = None if prompt is None else prompt + (cached or 0)
-    return Usage(total, _count(timings.get("predicted_n")), cached)
+    return Usage(total, _count(said.predicted_n), cached)
 
 
 def _count(value: object) -> int | None:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from slotproxy.proxy.meter import NOTHING, Usage
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Outcome:
     """Filled in while the request goes its way. Times are of the event loop's clock, durations in seconds."""
 
     request_id: str
     method: str
-    path: str
-    client: str
+    client: str  # its address
     started: float
+    path: str = ""
     finished: float = 0.0
     status: int = 499  # nginx's code for a client that left; replaced as soon as there is an answer
     error: str | None = None  # code of the refusal, also when the status was out already

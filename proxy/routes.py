@@ -9,12 +9,11 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from multidict import istr
 
 from slotproxy.instances.lifecycle import State
@@ -35,18 +34,8 @@ logger = logging.getLogger(__name__)
 X_REQUEST_ID, X_API_KEY = istr("X-Request-Id"), istr("X-Api-Key")
 MODELS = "/v1/models"
 OPEN_PATHS = frozenset({"/health", "/ready"})  # load balancers and probes have no key
+_VERSIONS = (HttpVersion11, HttpVersion10)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-
-@dataclass(slots=True)
-class _Asked:
-    """One request and what is known of it before its body."""
-
-    raw: web.BaseRequest
-    path: str
-    target: str
-    origin: str | None
-    outcome: Outcome
 
 
 class Routes:
@@ -79,97 +68,95 @@ class Routes:
         }
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        asked = _Asked(raw, "", "", None, self._outcome(raw, monotonic()))
-        outcome = asked.outcome
+        outcome = self._outcome(raw)
         try:
-            return await self._answer(asked)
+            return await self._answer(raw, outcome)
         except Refusal as refusal:
             outcome.status, outcome.error = refusal.status, refusal.code
-            return self._refuse(asked, refusal)
+            return self._done(raw, outcome, refuse(refusal, outcome.path))
         except asyncio.CancelledError:
             outcome.client_left()
             raise
         except Exception:
             logger.exception("request %s failed: this is a bug of slotproxy", outcome.request_id)
             outcome.status, outcome.error = 500, "internal_error"
-            return self._refuse(asked, errors.internal())
+            return self._done(raw, outcome, refuse(errors.internal(), outcome.path))
         finally:
             outcome.finished = monotonic()
             self._metrics.finished(outcome)
             log_access(outcome)
 
-    def _outcome(self, raw: web.BaseRequest, now: float) -> Outcome:
+    def _outcome(self, raw: web.BaseRequest) -> Outcome:
         given = raw.headers.get(X_REQUEST_ID)
         if given is None or not valid_request_id(given):
             given = f"{self._prefix}-{next(self._numbers):x}"
-        return Outcome(request_id=given, method=raw.method, path="", client=raw.remote or "", started=now)
+        peer = raw._transport_peername  # as it was when the request came: the connection may be gone at its end
+        return Outcome(given, raw.method, str(peer[0]) if isinstance(peer, tuple) else "", monotonic())
 
-    async def _answer(self, asked: _Asked) -> web.StreamResponse:
-        self._check(asked)
-        raw, access = asked.raw, self._access
-        if raw.method == "OPTIONS" and asked.origin is not None and "Access-Control-Request-Method" in raw.headers:
-            wanted = raw.headers.get("Access-Control-Request-Headers")
-            return self._done(asked, web.Response(status=204, headers=access.preflight_fields(asked.origin, wanted)))
-        if asked.path not in OPEN_PATHS:
-            access.check_key(raw.headers.get(hdrs.AUTHORIZATION), raw.headers.get(X_API_KEY))
-        own = self._own.get(asked.path)
+    async def _answer(self, raw: web.BaseRequest, outcome: Outcome) -> web.StreamResponse:
+        target = self._check(raw, outcome)
+        method, path, headers, access = outcome.method, outcome.path, raw.headers, self._access
+        if method == "OPTIONS" and hdrs.ORIGIN in headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers:
+            allowed = access.preflight_fields(headers[hdrs.ORIGIN], headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS))
+            return self._done(raw, outcome, web.Response(status=204, headers=allowed))
+        if access.keys and path not in OPEN_PATHS:
+            access.check_key(headers.get(hdrs.AUTHORIZATION), headers.get(X_API_KEY))
+        own = self._own.get(path)
         if own is not None:
-            if raw.method not in ("GET", "HEAD"):
+            if method not in ("GET", "HEAD"):
                 raise errors.method_not_allowed("GET, HEAD")
-            if asked.path != MODELS or not self._only_upstreams():
-                return self._done(asked, own())
-        if asked.path.startswith("/slotproxy/"):  # ours, never an engine's
-            raise errors.not_found(asked.path)
-        return await self._forward(asked)
+            if path != MODELS or not self._only_upstreams():
+                return self._done(raw, outcome, own())
+        if path.startswith("/slotproxy/"):  # ours, never an engine's
+            raise errors.not_found(path)
+        return await self._forward(raw, outcome, target)
 
-    def _check(self, asked: _Asked) -> None:
-        raw = asked.raw
-        if raw.version not in ((1, 1), (1, 0)):
+    def _check(self, raw: web.BaseRequest, outcome: Outcome) -> str:
+        """The target in origin form. Raises Refusal for what no engine may hear of."""
+        headers, version = raw.headers, raw.version
+        if version not in _VERSIONS:
             raise errors.malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-        if raw.method not in _METHODS:
+        if outcome.method not in _METHODS:
             raise errors.method_not_allowed(", ".join(sorted(_METHODS)))
-        asked.target = _origin_form(raw.raw_path)
-        asked.path = asked.outcome.path = asked.target.partition("?")[0]
-        hosts = raw.headers.getall(hdrs.HOST, [])
-        self._access.check_host(hosts, required=raw.version.minor == 1)
-        asked.origin = raw.headers.get(hdrs.ORIGIN)
-        self._access.check_origin(asked.origin, hosts[0] if hosts else "")
+        target = _origin_form(raw.raw_path)
+        outcome.path = target.partition("?")[0]
+        hosts = headers.getall(hdrs.HOST, [])
+        self._access.check_host(hosts, required=version.minor == 1)
+        origin = headers.get(hdrs.ORIGIN)
+        if origin is not None:
+            self._access.check_origin(origin, hosts[0] if hosts else "")
+        return target
 
-    async def _forward(self, asked: _Asked) -> web.StreamResponse:
+    async def _forward(self, raw: web.BaseRequest, outcome: Outcome, target: str) -> web.StreamResponse:
         if self.draining:
             raise errors.shutting_down()
-        raw, outcome = asked.raw, asked.outcome
+        headers, method = raw.headers, outcome.method
         client = raw.protocol
         assert isinstance(client, ClientConnection)
         body = await bodies.read(raw, self._max_body)
-        headers = raw.headers
-        fields = raw._message.raw_headers  # the bytes as they came; BaseRequest has no public name for them
-        wanted = bodies.check(asked.path, headers, body) if raw.method == "POST" else bodies.NOTHING
+        wanted = bodies.check(outcome.path, headers, body) if method == "POST" else bodies.NOTHING
         request = Request(
-            method=raw.method,
-            target=asked.target.encode("utf-8", "surrogateescape"),
-            path=asked.path,
-            fields=fields,
+            method=method,
+            target=target.encode("utf-8", "surrogateescape"),
+            path=outcome.path,
+            fields=raw._message.raw_headers,  # the bytes as they came; BaseRequest has no public name for them
             connection=hdrs.CONNECTION in headers,
             body=body,
             request_id=outcome.request_id,
             http11=raw.version.minor == 1,
-            keep_alive=raw.keep_alive and not self.draining,
+            keep_alive=raw.keep_alive,
             streaming=wanted.streaming,
-            own_fields=self._access.cors_fields(asked.origin),
+            own_fields=self._access.cors_fields(headers.get(hdrs.ORIGIN)),
         )
         answer = await self._forwarder.forward(request, client, outcome)
         return KEPT if answer.keep_alive and not self.draining else CLOSED
 
-    def _refuse(self, asked: _Asked, refusal: Refusal) -> web.StreamResponse:
-        return self._done(asked, refuse(refusal, asked.path))
-
-    def _done(self, asked: _Asked, response: web.Response) -> web.Response:
-        if asked.outcome.error is None:
-            asked.outcome.status = response.status
-        response.headers["x-request-id"] = asked.outcome.request_id
+    def _done(self, raw: web.BaseRequest, outcome: Outcome, response: web.Response) -> web.Response:
+        if outcome.error is None:
+            outcome.status = response.status
+        response.headers["x-request-id"] = outcome.request_id
         response.headers[hdrs.SERVER] = "slotproxy"
-        for line in self._access.cors_fields(asked.origin).decode().splitlines():
+        for line in self._access.cors_fields(raw.headers.get(hdrs.ORIGIN)).decode().splitlines():
             name, _, value = line.partition(": ")
             response.headers[name] = value
         if self.draining:
