@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
-from tests.benchmarks import results, rounds, tables
+from tests.benchmarks import instructions, results, rounds, tables
 from tests.benchmarks.descriptors import raise_limit
 from tests.benchmarks.peers import CACHE, PEERS, Peer
 
+TABLES = {
+    "cost": ("Cost", results.COST),
+    "delay": ("Delay, in milliseconds", results.DELAY),
+    "memory": ("Resident memory, and whether all came", results.MEMORY),
+}
 CHART = Path(__file__).with_name("chart.py")
 
 
 def main() -> int:
-    options = _parser().parse_args()
+    options = _options()
     raise_limit()
     console = tables.console()
     plan = rounds.QUICK if options.quick else rounds.FULL
@@ -26,17 +29,30 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="slotproxy-bench-") as folder, console.status("starting") as status:
         run = rounds.run(_chosen(options.only), plan, Path(folder), status.update)
     summary = results.medians(run)
-    for name, title, columns in (
-        ("cost", f"Cost: medians of {plan.rounds} rounds", results.COST),
-        ("delay", "Delay, in milliseconds", results.DELAY),
-        ("memory", "Resident memory, and whether all came", results.MEMORY),
-    ):
-        _tell(console, name, title, columns, summary, options.write)
-    for note in results.notes(run, summary):
-        console.print(note)
     if options.json:
         results.save(options.json, run, summary)
+    for name, (title, columns) in TABLES.items():
+        header, rows = ["", *(column.title for column in columns)], results.rows(summary, columns)
+        tables.show(console, f"{title} ({plan.rounds} rounds)", header, rows)
+        for document in options.write:
+            tables.put(document, name, tables.markdown(header, rows))
+    for note in results.notes(run, summary):
+        console.print(note)
+    if not options.quick and not options.only:
+        instructions.report(write=True)
     return _draw(options.json, options.plot) if options.plot else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        tables.check(options.write, [*TABLES])
+    except (tables.NoPlace, OSError) as error:
+        parser.error(str(error))
+    if options.plot and not options.json:
+        parser.error("--plot draws what --json FILE has written: give both")
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,20 +80,6 @@ def _chosen(names: Sequence[str]) -> list[Peer]:
     return [peer for peer in PEERS if not names or peer.name in names]
 
 
-def _tell(
-    console: Console,
-    name: str,
-    title: str,
-    columns: Sequence[results.Column],
-    summary: dict[str, rounds.Figures],
-    documents: Sequence[Path],
-) -> None:
-    header, rows = ["", *(column.title for column in columns)], results.rows(summary, columns)
-    tables.show(console, title, header, rows)
-    for document in documents:
-        tables.put(document, name, tables.markdown(header, rows))
-
-
 def _draw(figures: Path, picture: Path) -> int:
     python = CACHE / "matplotlib" / "bin" / "python"
     if not python.exists():
@@ -87,4 +89,7 @@ def _draw(figures: Path, picture: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
 
     def ask(self, request: bytes, *, streamed: bool = False, keep: bool = False) -> "asyncio.Future[Answer]":
         """Send a request. The answer, or `Lost`. `streamed`: look for events in it; `keep`: keep its body."""
-        self._waiter = asyncio.get_running_loop().create_future()
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
         self._streamed, self._keep = streamed, keep
         self._answer = Answer(monotonic_ns())
         self._parser = httptools.HttpResponseParser(self)
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
             self._lose("the connection was closed")
         else:
             self.transport.write(request)
-        return self._waiter
+        return waiter
 
     @property
     def usable(self) -> bool:

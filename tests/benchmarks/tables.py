@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from rich.console import Console
@@ -38,15 +39,25 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def put(document: Path, name: str, text: str) -> None:
     """Replace what stands between the document's markers of that name. Raises `NoPlace` where it has none."""
+    document.write_text(_replaced(document, name, text))
+
+
+def _replaced(document: Path, name: str, text: str) -> str:
     begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
     old = document.read_text()
     new, found = re.subn(f"{begin}.*?{end}", lambda match: f"{begin}\n{text}\n{end}", old, flags=re.DOTALL)
     if not found:
         raise NoPlace(f'{document} has no place for this table: write "{begin}" and "{end}" where it should stand')
-    document.write_text(new)
+    return new
 
 
-def between(document: Path, name: str) -> str:
-    """What stands between the markers; empty where there are none."""
-    found = re.search(f"<!-- bench:{name} -->\n(.*?)\n?<!-- /bench:{name} -->", document.read_text(), re.DOTALL)
+def check(documents: Sequence[Path], names: Sequence[str]) -> None:
+    """Whether every table has its place, before the work of making them. Raises `NoPlace`, OSError."""
+    for document, name in product(documents, names):
+        _replaced(document, name, "")
+
+
+def between(text: str, name: str) -> str:
+    """What stands between a document's markers; empty where there are none."""
+    found = re.search(f"<!-- bench:{name} -->\n(.*?)\n?<!-- /bench:{name} -->", text, re.DOTALL)
     return found[1] if found else ""

@@ -83,7 +83,7 @@ def big(size: int) -> bytes:
 def request(**fields: object) -> bytes:
     """A chat request as an SDK sends it, head and body."""
     messages = [{"role": "system", "content": "You are brief."}, {"role": "user", "content": "Tell me about rivers."}]
-    body = json.dumps({"model": "bench", "messages": messages, **fields}).encode()
+    body = json.dumps({"model": "bench", "messages": messages} | fields).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n"
         "Content-Type: application/json\r\nUser-Agent: slotproxy-bench\r\nAuthorization: Bearer none\r\n"
