@@ -155,7 +155,7 @@ async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Non
      b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
      b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nhi",
      b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n"],
-    ids=["nothing", "half a head", "garbage", "empty", "two framings", "two lengths", "upgrade", "version", "huge head"],
+    ids=["nothing", "half head", "garbage", "empty", "two framings", "two lengths", "upgrade", "version", "huge head"],
 )  # fmt: skip
 async def test_what_breaks_before_the_first_byte_is_tried_once_on_another_instance(
     stack: MakeStack, broken: bytes
