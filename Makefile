@@ -63,7 +63,7 @@ build: $(SERVE) ## dist/: the sdist, and the wheel built from it
 smoke: build ## install the wheel in an empty place and let it answer one chat request
 	@$(BIN)/python scripts/smoke.py dist
 
-bench: $(READY) ## slotproxy beside nginx, HAProxy and others, 10 to 20 minutes (make bench ARGS=--quick)
+bench: $(READY) ## slotproxy beside nginx, HAProxy and others, 10 to 30 minutes (make bench ARGS=--quick)
 	@exec $(BIN)/python -m tests.benchmarks $(ARGS)
 
 bench-peers: $(READY) ## install the peers that are Python packages, and what draws the chart, into the cache
