@@ -149,6 +149,7 @@ class Answer:
         return None
 
     def fail(self, failure: Failure) -> None:
+        self.last_byte = self.heard
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(failure)
 
@@ -189,15 +190,14 @@ class Answer:
             transport.abort()
 
     def _account(self, data: bytes) -> None:
-        now = self.last_byte = self._connection.heard if self._connection is not None else monotonic()
         if not self._size:
-            self.first_byte = now
+            self.first_byte = self.heard
         self._size += len(data)
         meter = self.meter
         if meter is not None:
             meter.feed(data)
             if not self.first_token and self.stream and meter.has_event:
-                self.first_token = now
+                self.first_token = self.heard
 
     def _is_missing_a_body(self) -> bool:
         return self.status == 200 and self._request.method == "POST" and not self._request.streaming
@@ -208,5 +208,6 @@ class Answer:
 
     def _finish(self) -> None:
         self.complete = True
+        self.last_byte = self.heard
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(None)

@@ -20,7 +20,7 @@ from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.answer import Answer, Request
 from slotproxy.proxy.front import ClientConnection
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, nominated, request_head
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_head
 from slotproxy.proxy.metrics import Metrics
 from slotproxy.proxy.outcome import Outcome
 from slotproxy.proxy.relay import Failure, IdleConnections, Kind, connect
@@ -175,13 +175,13 @@ class Forwarder:
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
         extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
-        drop = _dropped(upstream.drop_headers, upstream.extra_headers, self._credentials)
+        dropped = _dropped(upstream.drop_headers, upstream.extra_headers, self._credentials)
         if request.connection:
-            drop |= nominated(request.fields)
+            dropped = Dropped(dropped.names | nominated(request.fields))
         target = upstream.base_path.encode() + request.target
         body = request.body
         size = None if not body and request.method in _BODILESS else len(body)
-        return request_head(request.method, target, upstream.authority, request.fields, drop, extra, size) + body
+        return request_head(request.method, target, upstream.authority, request.fields, dropped, extra, size) + body
 
     def _another(self, tried: set[Upstream]) -> bool:
         return any(upstream not in tried for upstream in self._leases.upstreams)
@@ -214,9 +214,9 @@ class Forwarder:
 @lru_cache(maxsize=64)
 def _dropped(
     by_engine: frozenset[bytes], extra: tuple[tuple[bytes, bytes], ...], credentials: frozenset[bytes]
-) -> frozenset[bytes]:
+) -> Dropped:
     """The client's fields that do not go to an engine."""
-    return NOT_TO_ENGINE | by_engine | credentials | {name.lower() for name, _ in extra}
+    return Dropped(NOT_TO_ENGINE | by_engine | credentials | {name.lower() for name, _ in extra})
 
 
 def _record(answer: Answer, outcome: Outcome) -> None:

@@ -5,12 +5,14 @@ own: the request goes on with Content-Length, the answer with Content-Length if 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 
 Field = tuple[bytes, bytes]
+
+KNOWN_NAMES = 1024  # field names whose verdict is kept
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
@@ -36,18 +38,32 @@ def nominated(fields: Iterable[Field]) -> frozenset[bytes]:
     )
 
 
+class Dropped(dict[bytes, bool]):
+    """Whether a field is left out, by its name as clients write it: they write few, and always the same."""
+
+    def __init__(self, names: frozenset[bytes]) -> None:
+        super().__init__()
+        self.names = names  # lower case
+
+    def __missing__(self, name: bytes) -> bool:
+        if len(self) >= KNOWN_NAMES:
+            self.clear()
+        self[name] = dropped = name.lower() in self.names
+        return dropped
+
+
 def request_head(
     method: str,
     target: bytes,
     authority: str,
     fields: Iterable[Field],
-    drop: frozenset[bytes],
+    dropped: Mapping[bytes, bool],
     extra: Iterable[Field],
     body_size: int | None,
 ) -> bytes:
-    """Start line and fields for an engine. `drop` is lower case; `body_size` None: a request without a body."""
+    """Start line and fields for an engine. `body_size` None: a request without a body."""
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, authority.encode())]
-    lines += [b"%b: %b\r\n" % field for field in fields if field[0].lower() not in drop]
+    lines += [b"%b: %b\r\n" % field for field in fields if not dropped[field[0]]]
     lines += [b"%b: %b\r\n" % field for field in extra]
     lines.append(b"\r\n" if body_size is None else b"Content-Length: %d\r\n\r\n" % body_size)
     return b"".join(lines)

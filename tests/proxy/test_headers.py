@@ -7,7 +7,8 @@ from slotproxy.proxy.headers import Field
 
 
 def sent(*fields: Field, drop: frozenset[bytes] = headers.NOT_TO_ENGINE, size: int | None = None) -> bytes:
-    return headers.request_head("POST", b"/v1/x?a=1", "127.0.0.1:9", fields, drop, [(b"x-request-id", b"r")], size)
+    dropped = headers.Dropped(drop)
+    return headers.request_head("POST", b"/v1/x?a=1", "127.0.0.1:9", fields, dropped, [(b"x-request-id", b"r")], size)
 
 
 def test_a_request_has_our_host_and_framing_and_the_clients_other_fields_as_they_came() -> None:
@@ -74,3 +75,11 @@ def test_a_request_id_is_echoed_only_if_it_is_short_and_printable() -> None:
     assert headers.valid_request_id("abc-123")
     for bad in ("", "a b", "a\nb", "ü", "x" * 129):
         assert not headers.valid_request_id(bad)
+
+
+def test_the_verdicts_on_field_names_are_remembered_within_bounds() -> None:
+    dropped = headers.Dropped(frozenset({b"te"}))
+    for number in range(3 * headers.KNOWN_NAMES):
+        assert dropped[b"TE"]
+        assert not dropped[b"x-%d" % number]
+        assert len(dropped) <= headers.KNOWN_NAMES

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
+from slotproxy.proxy import bodies
 
 from .conftest import MakeStack, answering
 from .test_forward import OK, code, post, status
@@ -151,6 +154,12 @@ async def test_long_digits_in_a_string_are_no_number(stack: MakeStack) -> None:
     engine = answering(OK)
     proxy = await stack(engine)
     assert status(await proxy.ask(post(b'{"messages":[{"content":"' + b"9" * 4000 + b'"}]}'))) == 200
+
+
+@given(st.integers(300, 500), st.integers(0, 300), st.sampled_from([b"", b"7 ", b"0123456789abcdef"]))
+def test_a_long_run_of_digits_is_found_wherever_it_stands(digits: int, before: int, noise: bytes) -> None:
+    body = b"x" * before + noise * 40 + b"," + b"9" * digits + b"," + noise * 40
+    assert bodies._has_long_run(body) == (digits > bodies.MAX_DIGITS)
 
 
 async def test_a_client_that_waits_for_it_is_told_to_continue_once(stack: MakeStack) -> None:
