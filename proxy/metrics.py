@@ -1,4 +1,4 @@
-"""Prometheus: what DESIGN.md section 5 names, and nothing with an unbounded label.
+"""Prometheus: every name begins with `slotproxy_`, units are base units, and no label is unbounded.
 
 Counters and histograms are touched once per request, when it is over. Gauges are read from the supply side's snapshot
 when somebody scrapes, so that they cost nothing in between.

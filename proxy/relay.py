@@ -103,7 +103,7 @@ class EngineConnection(asyncio.Protocol):
         self.transport.write(request)
 
     def abort(self) -> None:
-        """Close hard: engines notice a reset at once, a clean end only when they look (ENGINES.md 2a)."""
+        """Close hard: engines notice a reset at once, a clean end only when they look, and some not at all."""
         self._sink = None
         if self.transport is not None:
             sock: socket.socket | None = self.transport.get_extra_info("socket")
