@@ -1,7 +1,8 @@
 """The client's side of a request: takes the engine's answer and puts it on the client's transport as it comes.
 
 One segment from the engine is at most one write to the client. Until something was written the request may still be
-tried elsewhere; afterwards a failure is an error event and a cut connection, never a clean end: SDKs take a clean end for success.
+tried elsewhere; afterwards a failure is an error event and a cut connection, never a clean end: SDKs take a clean end
+for success.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Refusals: what a client is told when the proxy itself cannot serve. Pure.
 
-Bodies are OpenAI error objects, Anthropic's shape on `/v1/messages`. Statuses and codes are listed in
-docs/http.md; what SDKs make of them decides the extra headers: `Retry-After` stays within 1 to 60 s (above, they ignore it), and
+Bodies are OpenAI error objects, Anthropic's shape on `/v1/messages`. Statuses and codes are listed in docs/http.md;
+what SDKs make of them decides the extra headers: `Retry-After` stays within 1 to 60 s (above, they ignore it), and
 `x-should-retry: false` stops the SDKs' own retry once an engine had the prompt.
 """
 
