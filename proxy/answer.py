@@ -88,6 +88,8 @@ class Answer:
         self._client.writer = self
         try:
             connection.send(request, self, head_only=self._request.method == "HEAD")
+            if self._client.writing_paused:  # by an earlier answer it has not read: nobody will tell us again
+                self.pause()
             return await self._outcome
         finally:
             if connection.serves(self):  # cancelled: the client left
@@ -182,7 +184,7 @@ class Answer:
         transport = self._client.transport
         if transport is None or transport.is_closing():
             return
-        if self.stream and self.meter is not None and self.paused_since is None:
+        if self.stream and self.meter is not None and not self._client.writing_paused:
             event = refusal.event(self._request.path)
             event = event if self.meter.at_boundary else b"\n\n" + event
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)

@@ -62,14 +62,13 @@ NOTHING = Usage()
 class Meter:
     """Feed it the body of one answer, chunk by chunk."""
 
-    __slots__ = ("_early", "_events", "_kept", "_stream", "first_event")
+    __slots__ = ("_early", "_events", "_kept", "_stream")
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._kept = bytearray(b"\n")
         self._events = 0
         self._early = NOTHING
-        self.first_event: float | None = None  # time of the first `data:`, for the one who feeds to set and read
 
     def feed(self, chunk: bytes) -> None:
         self._kept += chunk
@@ -108,9 +107,7 @@ class Meter:
         return found
 
     def _trim(self) -> None:
-        """Drop all but the end. `KEPT` begins late enough that a pattern cut in two by the seam is counted once: with
-        it.
-        """
+        """Drop all but the end; a pattern that the cut would split stays whole in what is kept."""
         cut = len(self._kept) - KEPT
         dropped = bytes(self._kept[:cut])
         if self._early is NOTHING:

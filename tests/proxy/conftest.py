@@ -78,6 +78,7 @@ class Stack:
     forwarder: Forwarder
     metrics: Metrics
     routes: Routes
+    front: Front
     upstreams: list[Upstream]
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -156,7 +157,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             exits.callback(forwarder.break_off)
             exits.callback(forwarder.idle.close)
             port = server.sockets[0].getsockname()[1]
-            return Stack(port, leases, owner, forwarder, metrics, routes, upstreams)
+            return Stack(port, leases, owner, forwarder, metrics, routes, front, upstreams)
 
         yield start
 

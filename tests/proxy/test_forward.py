@@ -420,6 +420,38 @@ async def test_a_client_that_does_not_read_costs_bounded_memory(stack: MakeStack
         proxy.forwarder.sweep(loop.time())
         await asyncio.sleep(0.01)
     assert proxy.owner.failures == [], "the engine is not to blame"
+    await until(lambda: not proxy.front.connections)  # nor does its connection wait for it to read the rest
+    writer.close()
+
+
+async def test_an_answer_behind_an_unread_one_costs_bounded_memory_too(stack: MakeStack) -> None:
+    sent = 0
+    whole = b"x" * (8 << 20)
+    piece = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await engine.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(whole) + whole)
+        await engine.request(reader)
+        writer.write(HEAD)
+        for _ in range(2048):  # 32 MiB
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    first = post().replace(b"Connection: close\r\n", b"")
+    writer.write(first + post())
+    await reader.readexactly(len(whole) - (256 << 10))  # so that the first is over for the proxy, and yet not read
+    await until(lambda: len(engine.heads) == 2)
+    before = -1
+    while before != sent:
+        before = sent
+        await asyncio.sleep(0.1)
+    assert sent < 24 << 20
     writer.close()
 
 
