@@ -82,7 +82,7 @@ class Metrics:
         """One request is over."""
         route = route_of(outcome.path)
         self._requests.add(route, str(outcome.status))
-        self._duration.observe(outcome.finished - outcome.started, route)
+        self._duration.observe(outcome.duration, route)
         if outcome.left is not None:
             self._cancelled.add(outcome.left)
         if outcome.instance is None:

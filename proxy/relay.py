@@ -229,6 +229,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._sink = None
+        self.resume()  # the last bytes may have been what its client could not take: the next client can
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
             self.since = monotonic()
             self._idle.put(self)
