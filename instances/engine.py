@@ -49,6 +49,11 @@ class Engine:
         self._log = log
         self._signs = signs
 
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """Of its output."""
+        return tuple(self._log.lines)
+
     async def wait_until_ready(self, probe: Probe) -> None:
         """Raises EngineFailed: too late, it says that it cannot, or a stranger answers in its place."""
         ready = self._launch.profile.ready
@@ -82,6 +87,14 @@ class Engine:
         self.memory = self.at_warm_up = await asyncio.to_thread(memory.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
         self.models = await probe.models(self.upstream, profile.models_path)
+
+    async def answers(self, probe: Probe) -> bool:
+        """Whether it answers its readiness request now."""
+        return await probe.ready(self.upstream, self._launch.profile.ready)
+
+    async def stop(self) -> Exit:
+        """End it by its stop plan."""
+        return await self.process.stop(self._launch.profile.stop)
 
     async def idle(self, probe: Probe, *, streamed: bool) -> bool:
         """Return once it has let go of an abandoned request; False when it did not in time."""

@@ -31,3 +31,11 @@ class NoInstances(InstanceError):
 
 class ShuttingDown(InstanceError):
     """The proxy is draining; nothing new is accepted."""
+
+
+class NoSuchInstance(InstanceError):
+    """Nothing that we started has this id."""
+
+
+class OperationRefused(InstanceError):
+    """An operator asked for what cannot be done now; the message says why."""

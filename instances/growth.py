@@ -17,10 +17,14 @@ class Growth:
     """Decides before each instance whether it is to be started; keeps its decisions."""
 
     def __init__(self, settings: SupplySettings) -> None:
-        self._settings = settings
         self.total = memory.effective_total()
-        self.limit = settings.memory_limit.within(self.total.size)  # bytes
         self.decisions: list[Decision] = []
+        self.reconfigure(settings)
+
+    def reconfigure(self, settings: SupplySettings) -> None:
+        """From now on by these settings."""
+        self._settings = settings
+        self.limit = settings.memory_limit.within(self.total.size)  # bytes
 
     @property
     def threads(self) -> int:
@@ -37,21 +41,25 @@ class Growth:
             return True
         if instances[-1].standing.state is not State.READY:
             return False
-        decision = self._decide(instances)
+        decision = self._decide(instances, most=self._settings.max_instances)
         self.decisions.append(decision)
         logger.info("%s", decision.sentence)
         return decision.start
+
+    def room(self, instances: Sequence[Instance]) -> Decision:
+        """Whether one more than was planned would fit into memory: somebody asked for it."""
+        return self._decide(instances, most=len(instances) + 1)
 
     def used(self, instances: Sequence[Instance]) -> int:
         """Bytes they cost together."""
         return sum(reading.pss for instance in instances if (reading := instance.memory) is not None)
 
-    def _decide(self, instances: Sequence[Instance]) -> Decision:
+    def _decide(self, instances: Sequence[Instance], *, most: int) -> Decision:
         """What the instances cost at their warm-up generation tells what one more will."""
         readings = [reading for instance in instances if (reading := instance.at_warm_up) is not None]
         return planner.admit(
             running=len(instances),
-            max_instances=self._settings.max_instances,
+            max_instances=most,
             used=self.used(instances),
             next_cost=max((reading.private for reading in readings), default=0),
             limit=self.limit,

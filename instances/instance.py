@@ -1,4 +1,4 @@
-"""One engine after another, by the lifecycle table, until the instance is stopped or fails for good.
+"""One engine after another, by the lifecycle table, until the instance is stopped.
 
 Only its own task, `run`, starts and ends processes; everybody else asks.
 """
@@ -52,16 +52,24 @@ class Instance:
         self._loop = asyncio.get_running_loop()
         self._ready_at = 0.0  # when the engine became ready; 0: it did not yet
         self._engine: Engine | None = None
+        self._last_engine: Engine | None = None  # also when it has ended
         self._port_tries = 0
         self._stopping = False
+        self._ended = asyncio.Event()
         self._summons: asyncio.Future[Failure | None] = self._loop.create_future()
-        self._first_outcome: asyncio.Future[None] = self._loop.create_future()
+        self._outcome: asyncio.Future[None] = self._loop.create_future()
+        self._ever_settled = False  # it was ready once, or given up
 
     # What others see
 
     @property
     def upstream(self) -> Upstream | None:
         return None if self._engine is None else self._engine.upstream
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What its engine, or the last one it had, wrote last."""
+        return () if self._last_engine is None else self._last_engine.last_lines
 
     @property
     def models(self) -> tuple[Mapping[str, Any], ...]:
@@ -95,10 +103,18 @@ class Instance:
         """Memory right after the warm-up generation."""
         return None if self._engine is None else self._engine.at_warm_up
 
-    async def first_outcome(self) -> State:
-        """READY, FAILED or STOPPED: whichever comes first."""
-        await asyncio.shield(self._first_outcome)
+    async def outcome(self) -> State:
+        """What its start came to, or the restart that was asked for last: READY, FAILED or STOPPED."""
+        await asyncio.shield(self._outcome)
         return self.standing.state
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.is_set()
+
+    async def ended(self) -> None:
+        """Return once `run` has."""
+        await self._ended.wait()
 
     async def gone(self, upstream: Upstream) -> None:
         """Return once the engine behind `upstream` is no more."""
@@ -115,7 +131,8 @@ class Instance:
 
     async def answers(self, upstream: Upstream) -> bool:
         """Whether the engine answers its readiness request now."""
-        return await self._probe.ready(upstream, self._launch.profile.ready)
+        engine = self._engine
+        return engine is not None and engine.upstream is upstream and await engine.answers(self._probe)
 
     async def measure(self) -> None:
         """Read the memory of the engine's process tree again."""
@@ -131,13 +148,19 @@ class Instance:
         self._withdraw()
         self._summon(None)
 
-    def restart(self, failure: Failure) -> None:
-        """End the engine because of `failure` and start it again. Brings a failed instance back, too."""
+    def restart(self, failure: Failure, launch: Launch | None = None) -> None:
+        """End the engine because of `failure` and start it again, by another `launch` if one is given.
+
+        Brings back a failed instance, too, and one whose engine ended while it was draining.
+        """
+        self._launch = launch or self._launch
         self._withdraw()
+        if self._outcome.done():
+            self._outcome = self._loop.create_future()
         self._summon(failure)
 
     def drain(self) -> None:
-        """Take no new leases; an engine that ends from now on stays down."""
+        """Take no new leases; an engine that ends from now on stays down until `restart`."""
         if self.standing.state is State.READY:
             out = self._withdraw()
             self.standing.step(Event.DRAIN, f"{out} in flight")
@@ -147,14 +170,15 @@ class Instance:
     async def run(self) -> None:
         """One engine after another until `stop`. Cancelled, it kills the engine at once."""
         try:
-            while True:
+            while not self._stopping:
                 failure = await self._live()
-                if failure is None or not await self._recover(failure):
-                    break
+                if not self._stopping:
+                    await (self._rest() if failure is None else self._recover(failure))
             if self.standing.state is not State.STOPPED:
                 self.standing.step(Event.STOP)
         finally:
             self._settle()
+            self._ended.set()
 
     async def _live(self) -> Failure | None:
         """One process from spawn to exit: why it ended, None when we wanted it to."""
@@ -163,7 +187,7 @@ class Instance:
         self.standing.step(Event.START)
         try:
             async with spawned(self.id, self._launch, self.directory) as engine:
-                self._engine = engine
+                self._engine = self._last_engine = engine
                 return await self._attend(engine)
         except EngineFailed as failed:
             self.standing.step(Event.EXITED, failed.failure.sentence)
@@ -185,7 +209,7 @@ class Instance:
         if self._summons.done():
             failure = self._summons.result()
         self.standing.step(Event.STOP, "" if failure is None else failure.sentence)
-        ended = await engine.process.stop(self._launch.profile.stop)
+        ended = await engine.stop()
         self.standing.step(Event.EXITED, ended.sentence)
         return failure
 
@@ -222,11 +246,15 @@ class Instance:
         self.standing.step(Event.EXITED, failure.sentence)
         return None if wanted else failure
 
-    async def _recover(self, failure: Failure) -> bool:
-        """Wait as long as is due before the next start; False when there is to be none."""
+    async def _rest(self) -> None:
+        """Its engine ended while it was draining: whoever drained it knows what comes next."""
+        self._summons = self._loop.create_future()
+        self._settle()
+        await asyncio.wait({self._summons})
+
+    async def _recover(self, failure: Failure) -> None:
+        """Wait as long as is due before the next start."""
         self.standing.failure = failure
-        if self._stopping:
-            return False
         if self.standing.state is State.STOPPED:
             self.standing.step(Event.DELAYED, failure.sentence)
         self._summons = self._loop.create_future()
@@ -239,7 +267,6 @@ class Instance:
             delay = self._history.delay(random.random())
             logger.info("instance %s: starts again in %.1f s", self.id, delay)
             await asyncio.wait({self._summons}, timeout=delay)
-        return not self._stopping
 
     def _is_final(self, failure: Failure) -> bool:
         if failure.cause is Cause.OPERATOR:
@@ -249,7 +276,7 @@ class Instance:
             return self._port_tries > OTHER_PORTS
         now = self._loop.time()
         self._history = self._history.failed(now, now - self._ready_at if self._ready_at else 0.0)
-        starved = failure.cause is Cause.OUT_OF_MEMORY and not self._first_outcome.done()
+        starved = failure.cause is Cause.OUT_OF_MEMORY and not self._ever_settled
         return failure.cause in STAYS or starved or self._history.exhausted
 
     # Small change
@@ -262,8 +289,9 @@ class Instance:
             self._summons.set_result(failure)
 
     def _settle(self) -> None:
-        if not self._first_outcome.done():
-            self._first_outcome.set_result(None)
+        self._ever_settled = True
+        if not self._outcome.done():
+            self._outcome.set_result(None)
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:

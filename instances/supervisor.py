@@ -1,9 +1,12 @@
-"""Starts the planned instances one after another, keeps them running, stops them all."""
+"""The supply side as one: starts what is planned, changes it while it runs, stops it all."""
 
 import asyncio
 import logging
 import os
+from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from slotproxy.instances import launch, model
 from slotproxy.instances.aftercare import Aftercare
@@ -13,10 +16,13 @@ from slotproxy.instances.errors import (
     InstanceError,
     ModelError,
     NoInstances,
+    NoSuchInstance,
+    OperationRefused,
     ShuttingDown,
     StartupError,
 )
 from slotproxy.instances.failures import Cause
+from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.growth import Growth
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
@@ -25,10 +31,9 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import size
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.remote import Remote, upstream_of
-from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.settings import SupplySettings, UpstreamSpec
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.statedir import StateDir
-from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
@@ -54,15 +59,14 @@ class Supervisor:
         self._settings = settings
         self._leases = leases
         self._told = on_transition
-        self._backoff = backoff or Backoff()
         self._state_dir = StateDir(settings.state_dir)
         self._growth = Growth(settings)
         self._probe = Probe()
+        self._fleet = Fleet(leases, self._probe, self._state_dir.instance, self._on_transition, backoff or Backoff())
+        self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
-        self._upstreams: tuple[Upstream, ...] = ()
-        self._instances: list[Instance] = []
-        self._remotes: list[Remote] = []
+        self._remotes: dict[UpstreamSpec, Remote] = {}
         self._prepared = False
         self._settled = False  # every planned instance was started or given up
         self._ever_ready = False
@@ -77,12 +81,7 @@ class Supervisor:
 
         Raises ConfigurationError or ModelError (exit code 2), StartupError (exit code 1).
         """
-        settings = self._settings
-        self._upstreams = tuple(upstream_of(f"u{i}", spec, os.environ) for i, spec in enumerate(settings.upstreams))
-        if settings.model is not None:
-            self._launch = await self._plan_launch(settings.model)
-        elif not self._upstreams:
-            raise ConfigurationError("there is nothing to serve; give --model or --upstream")
+        self._launch, self._remotes = await self._plan(self._settings)
         await self._state_dir.occupy()
         self._prepared = True
         if self._launch is not None:
@@ -108,7 +107,7 @@ class Supervisor:
     async def drain(self) -> bool:
         """Refuse new leases and wait for those that are out, at most `drain_timeout`; whether none is left."""
         self._leases.refuse(lambda: ShuttingDown("the proxy is shutting down"))
-        for instance in self._instances:
+        for instance in self._fleet.instances:
             instance.drain()
         upstreams = [member.upstream for member in self._members() if member.upstream is not None]
         try:
@@ -132,7 +131,7 @@ class Supervisor:
         members = self._members()
         return Snapshot(
             members=tuple(member.member() for member in members),
-            memory_used=self._growth.used(self._instances),
+            memory_used=self._growth.used(self._fleet.instances),
             memory_limit=self._growth.limit,
             memory_source=self._growth.total.source,
             decisions=tuple(self._growth.decisions),
@@ -142,47 +141,152 @@ class Supervisor:
         )
 
     def _members(self) -> tuple[Instance | Remote, ...]:
-        return (*self._instances, *self._remotes)
+        return (*self._fleet.instances, *self._remotes.values())
+
+    # What an operator may ask while it runs
+
+    def add(self) -> None:
+        """Start one more instance. Raises OperationRefused, when it is predicted not to fit for example."""
+        plan = self._launch
+        if plan is None:
+            raise OperationRefused("no engine is started here: there are only upstreams")
+        if self._fleet.changing.locked():
+            raise OperationRefused("instances are being started already; try again when they are ready")
+        decision = self._growth.room(self._fleet.staying)
+        if not decision.start:
+            raise OperationRefused(decision.sentence)
+        self._begin(self._add(plan))
+
+    def remove(self, name: str | None = None) -> str:
+        """Take an instance out once its requests have ended, the newest one if none is named; its id.
+
+        Raises NoSuchInstance, OperationRefused.
+        """
+        staying = self._fleet.staying
+        instance = self._named(name) if name is not None else staying[-1] if staying else None
+        if instance is None or instance not in staying:
+            raise OperationRefused("it is being taken out already" if name else "there is no instance to take out")
+        if len(staying) == 1 and not self._remotes:
+            raise OperationRefused("it is the last one; stop slotproxy instead")
+        self._fleet.ceiling = len(staying) - 1
+        self._begin(self._fleet.remove(instance, self._settings.drain_timeout))
+        return instance.id
+
+    def restart(self, name: str | None = None) -> None:
+        """Restart one instance once its requests have ended, or all of them in turn.
+
+        Raises NoSuchInstance, OperationRefused.
+        """
+        some = self._fleet.staying if name is None else (self._named(name),)
+        if not some:
+            raise OperationRefused("there is no instance to restart")
+        self._begin(self._fleet.roll(some, self._settings.drain_timeout))
+
+    def log(self, name: str) -> tuple[str, ...]:
+        """The last lines an engine wrote. Raises NoSuchInstance."""
+        return self._named(name).last_lines
+
+    async def reconfigure(self, settings: SupplySettings) -> None:
+        """From now on by these settings; what they do not concern goes on undisturbed.
+
+        The state directory stays. Returns when the change has begun. Raises ConfigurationError; then nothing changed.
+        """
+        if self._tasks is None:
+            raise OperationRefused("it is not running")
+        plan, remotes = await self._plan(settings)
+        if (
+            plan is not None
+            and self._launch is not None
+            and replace(plan, threads=self._launch.threads) == self._launch
+        ):
+            plan = self._launch  # how many threads an engine gets is no reason to restart it
+        changed, self._launch = plan != self._launch, plan
+        self._settings = settings
+        self._growth.reconfigure(settings)
+        self._replace_remotes(remotes, self._tasks)
+        self._begin(self._adapt(changed=changed))
+
+    def _named(self, name: str) -> Instance:
+        instance = self._fleet.find(name)
+        if instance is None:
+            raise NoSuchInstance(f"there is no instance {name!r}; there are {self._names()}")
+        return instance
+
+    def _names(self) -> str:
+        return ", ".join(instance.id for instance in self._fleet.instances) or "none"
+
+    def _begin(self, operation: Coroutine[Any, Any, object]) -> None:
+        """Let it run beside everything else; the end of the proxy ends it."""
+        if self._tasks is None or self._stopping.is_set():
+            operation.close()
+            raise OperationRefused("the proxy is stopping")
+        self._tasks.create_task(self._until_stopped(operation))
+
+    async def _until_stopped(self, operation: Coroutine[Any, Any, object]) -> None:
+        async with asyncio.TaskGroup() as race:
+            task, stopped = race.create_task(operation), race.create_task(self._stopping.wait())
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            task.cancel()
+            stopped.cancel()
+
+    async def _add(self, plan: Launch) -> None:
+        assert self._tasks is not None
+        async with self._fleet.changing:
+            instance = self._fleet.add(plan, self._tasks)
+            self._fleet.ceiling = len(self._fleet.staying)
+            await instance.outcome()
+
+    async def _adapt(self, *, changed: bool) -> None:
+        """The number of instances, and then each of them, to what is wanted now."""
+        patience, plan = self._settings.drain_timeout, self._launch
+        wanted = 0 if plan is None else self._settings.instances
+        self._fleet.ceiling = None
+        surplus = () if wanted is None else self._fleet.staying[wanted:]
+        async with asyncio.TaskGroup() as leaving:
+            for instance in surplus:
+                leaving.create_task(self._fleet.remove(instance, patience))
+            if plan is not None and (not changed or await self._fleet.roll(self._fleet.staying, patience, plan)):
+                await self._populate()
+
+    def _replace_remotes(self, remotes: dict[UpstreamSpec, Remote], tasks: asyncio.TaskGroup) -> None:
+        for spec in self._remotes.keys() - remotes.keys():
+            self._remotes.pop(spec).stop()
+        for spec in remotes.keys() - self._remotes.keys():
+            self._remotes[spec] = remotes[spec]
+            tasks.create_task(remotes[spec].run())
 
     # Running
 
     async def _supply(self) -> None:
         async with self._probe, asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
-            for upstream in self._upstreams:
-                remote = Remote(upstream, self._leases, self._probe, self._on_transition)
-                self._remotes.append(remote)
+            for remote in self._remotes.values():
                 tasks.create_task(remote.run())
             if self._launch is not None:
-                tasks.create_task(self._populate(self._launch, tasks))
-                tasks.create_task(self._measure())
+                tasks.create_task(self._populate())
+            tasks.create_task(self._measure())
             self._settled = self._launch is None
             await self._stopping.wait()
 
-    async def _populate(self, plan: Launch, tasks: asyncio.TaskGroup) -> None:
+    async def _populate(self) -> None:
         """One after another, so that memory can be judged between; the first serves while the next starts."""
-        while not self._stopping.is_set() and self._growth.another(self._instances):
-            number = len(self._instances)
-            instance = Instance(
-                str(number),
-                plan,
-                self._state_dir.instance(number),
-                self._leases,
-                self._probe,
-                self._on_transition,
-                self._backoff,
-            )
-            self._instances.append(instance)
-            tasks.create_task(instance.run())
-            if await instance.first_outcome() is State.FAILED and self._is_the_end(instance):
-                self._give_up(instance)
+        assert self._tasks is not None
+        async with self._fleet.changing:
+            while self._may_grow() and self._launch is not None:
+                instance = self._fleet.add(self._launch, self._tasks)
+                if await instance.outcome() is State.FAILED and self._is_the_end(instance):
+                    self._give_up(instance)
         if not self._stopping.is_set():
             self._settle()
+
+    def _may_grow(self) -> bool:
+        return not self._stopping.is_set() and self._growth.another(self._fleet.staying)
 
     async def _measure(self) -> None:
         """Keep the readings fresh, one after another: each takes the kernel a walk through an engine's page tables."""
         while not self._stopping.is_set():
-            for instance in list(self._instances):
+            for instance in self._fleet.instances:
                 await instance.measure()
             try:
                 async with asyncio.timeout(MEASURE_EVERY):
@@ -202,16 +306,17 @@ class Supervisor:
     def _settle(self) -> None:
         self._settled = True
         self._judge()
-        ready = sum(instance.standing.state is State.READY for instance in self._instances)
-        used = size(self._growth.used(self._instances))
-        logger.info("%d of %d instances ready; %s of memory in use", ready, len(self._instances), used)
+        instances = self._fleet.instances
+        ready = sum(instance.standing.state is State.READY for instance in instances)
+        used = size(self._growth.used(self._fleet.instances))
+        logger.info("%d of %d instances ready; %s of memory in use", ready, len(instances), used)
 
     def _is_the_end(self, instance: Instance) -> bool:
         """Nothing has ever served, nothing else is there to serve, and the next one would fail in the same way."""
         failure = instance.standing.failure
         wanted = self._settings.instances or 1
-        another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._instances) < wanted
-        return not (self._ever_ready or self._upstreams or another)
+        another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._fleet.instances) < wanted
+        return not (self._ever_ready or self._remotes or another)
 
     def _give_up(self, instance: Instance) -> None:
         failure = instance.standing.failure
@@ -229,11 +334,12 @@ class Supervisor:
 
     def _judge(self) -> None:
         """Refuse requests for as long as nothing can ever serve them."""
-        if self._stopping.is_set() or not self._settled or self._upstreams:
+        instances = self._fleet.instances
+        if self._stopping.is_set() or not self._settled or self._remotes or not instances:
             return
-        hopeless = all(instance.standing.state is State.FAILED for instance in self._instances)
+        hopeless = all(instance.standing.state is State.FAILED for instance in instances)
         if hopeless and self._hopeless is None:
-            sentence = self._hopeless = f"every instance has failed: {self._instances[-1].standing.reason}"
+            sentence = self._hopeless = f"every instance has failed: {instances[-1].standing.reason}"
             logger.error("%s", sentence)
             self._leases.refuse(lambda: NoInstances(sentence))
         elif not hopeless and self._hopeless is not None:
@@ -242,8 +348,20 @@ class Supervisor:
 
     # Planning
 
-    async def _plan_launch(self, path: Path) -> Launch:
-        settings = self._settings
+    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, dict[UpstreamSpec, Remote]]:
+        """What `settings` ask for. Raises ConfigurationError or ModelError."""
+        if settings.model is None and not settings.upstreams:
+            raise ConfigurationError("there is nothing to serve; give --model or --upstream")
+        used = {remote.id for remote in self._remotes.values()}
+        free = (name for number in range(len(used) + len(settings.upstreams)) if (name := f"u{number}") not in used)
+        remotes = {
+            spec: self._remotes.get(spec)
+            or Remote(upstream_of(next(free), spec, os.environ), self._leases, self._probe, self._on_transition)
+            for spec in settings.upstreams
+        }
+        return None if settings.model is None else await self._plan_launch(settings, settings.model), remotes
+
+    async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
         facts = await asyncio.to_thread(model.check, path)
         profile = launch.choose(settings.engine, facts, settings.engine_bin)
         program = launch.program(profile, settings.engine_bin)

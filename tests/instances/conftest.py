@@ -80,7 +80,7 @@ class World:
         instance = self.instance(launch, backoff)
         self.tasks.create_task(instance.run())
         async with asyncio.timeout(SOON):
-            await instance.first_outcome()
+            await instance.outcome()
         return instance
 
     def moved(self, transition: Transition) -> None:

@@ -1,0 +1,127 @@
+"""The instances of one proxy: added, restarted and taken out while the others serve."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from slotproxy.instances.backoff import Backoff
+from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.launch import Launch
+from slotproxy.instances.leases import Leases
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.snapshot import OnTransition
+
+logger = logging.getLogger(__name__)
+
+ON_REQUEST = Failure(cause=Cause.OPERATOR, sentence="restarted on request")
+
+
+class Fleet:
+    """Owns the instances. Whoever adds one holds `changing` from the decision to its outcome: memory is judged between.
+
+    Taking one out and restarting one need no lock: neither costs more memory than there was.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        probe: Probe,
+        directory: Callable[[int], Path],
+        on_transition: OnTransition,
+        backoff: Backoff,
+    ) -> None:
+        self.changing = asyncio.Lock()
+        self.ceiling: int | None = None  # as many as an operator left there; None: nobody took out or added any
+        self._instances: list[Instance] = []
+        self._leaving: set[Instance] = set()
+        self._leases = leases
+        self._probe = probe
+        self._directory = directory
+        self._on_transition = on_transition
+        self._backoff = backoff
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Those that are here, the ones on their way out included; oldest first."""
+        return tuple(self._instances)
+
+    @property
+    def staying(self) -> tuple[Instance, ...]:
+        """Those that nobody is taking out; oldest first."""
+        return tuple(instance for instance in self._instances if instance not in self._leaving)
+
+    def find(self, name: str) -> Instance | None:
+        return next((instance for instance in self._instances if instance.id == name), None)
+
+    def newest_idle(self) -> Instance | None:
+        """The newest ready one without a request."""
+        idle = (i for i in reversed(self.staying) if i.standing.state is State.READY and not i.member().leased)
+        return next(idle, None)
+
+    def add(self, launch: Launch, tasks: asyncio.TaskGroup) -> Instance:
+        """Start one more, as a task of `tasks`; its number is the lowest free one."""
+        taken = {instance.id for instance in self._instances}
+        number = next(number for number in range(len(taken) + 1) if str(number) not in taken)
+        instance = Instance(
+            str(number),
+            launch,
+            self._directory(number),
+            self._leases,
+            self._probe,
+            self._on_transition,
+            self._backoff,
+        )
+        self._instances.append(instance)
+        tasks.create_task(instance.run())
+        return instance
+
+    async def remove(self, instance: Instance, patience: float) -> None:
+        """Take `instance` out: no new leases, up to `patience` seconds for those that are out, then its stop plan."""
+        if instance in self._leaving or instance not in self._instances:
+            return
+        self._leaving.add(instance)
+        try:
+            await self._empty(instance, patience)
+            instance.stop()
+            await instance.ended()
+        finally:
+            self._leaving.discard(instance)
+            if instance.has_ended:
+                self._instances.remove(instance)
+        logger.info("instance %s: taken out; %d left", instance.id, len(self._instances))
+
+    async def restart(self, instance: Instance, patience: float, launch: Launch | None = None) -> State:
+        """End the engine of `instance` and start it again, by `launch` if one is given; what came of it.
+
+        Requests on it may take up to `patience` seconds to end; new ones go elsewhere.
+        """
+        await self._empty(instance, patience)
+        if instance in self._leaving:
+            return instance.standing.state
+        instance.restart(ON_REQUEST, launch)
+        return await instance.outcome()
+
+    async def roll(self, instances: Iterable[Instance], patience: float, launch: Launch | None = None) -> bool:
+        """Restart `instances` one after another; stop at the first that does not become ready. Whether all did."""
+        for instance in instances:
+            if instance not in self._instances or instance in self._leaving:
+                continue
+            if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:
+                logger.error("instance %s did not come back; the others are left as they are", instance.id)
+                return False
+        return True
+
+    async def _empty(self, instance: Instance, patience: float) -> None:
+        """No new leases on `instance`; wait for those that are out."""
+        upstream = instance.upstream
+        instance.drain()
+        if upstream is None:
+            return
+        try:
+            async with asyncio.timeout(patience):
+                await self._leases.drained(upstream)
+        except TimeoutError:
+            logger.warning("instance %s: ending the request on it, %g s are over", instance.id, patience)
