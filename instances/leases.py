@@ -115,9 +115,14 @@ class Leases:
             del self._waiting[ticket]
         return Lease(self, ticket, upstream)
 
-    def add(self, upstream: Upstream) -> None:
-        """Offer the slots of `upstream`."""
-        self._deliver(self._pool.add(upstream, upstream.slots))
+    def add(self, upstream: Upstream, slots: int | None = None) -> None:
+        """Offer the slots of `upstream`, or only so many of them."""
+        offered = upstream.slots if slots is None else slots
+        self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow))
+
+    def resize(self, upstream: Upstream, slots: int) -> None:
+        """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
+        self._deliver(self._pool.resize(upstream, slots))
 
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""

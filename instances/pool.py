@@ -5,11 +5,11 @@ members it will not take). Every method that can free or add a slot returns the 
 """
 
 import itertools
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Sequence, Set
 from typing import Generic, NamedTuple, TypeVar
 
 from slotproxy.instances.errors import QueueFull
-from slotproxy.instances.routing import Policy, Seat, least_busy
+from slotproxy.instances.routing import Policy, Seat, least_busy, without_overflow
 
 M = TypeVar("M", bound=Hashable)
 Ticket = int
@@ -24,12 +24,16 @@ class Grant(NamedTuple, Generic[M]):
 
 
 class Pool(Generic[M]):
-    """No member is ever over its slots; first come, first served; nobody waits beside a slot it would take."""
+    """No member is granted more than its slots; first come, first served; nobody waits beside a slot it would take.
+
+    A member whose slots are made fewer keeps the leases it has: only new grants are held to the new number.
+    """
 
     def __init__(self, queue_limit: int, policy: Policy = least_busy) -> None:
         self._queue_limit = queue_limit
         self._policy = policy
         self._seats: dict[M, Seat] = {}
+        self._overflow = False  # any seat is one: the others come first
         self._leases: dict[Ticket, Seat] = {}
         self._queue: dict[Ticket, Set[Hashable]] = {}
         self._tickets = itertools.count(1)
@@ -83,11 +87,20 @@ class Pool(Generic[M]):
         seat.leased -= 1
         return self._assign() if self._queue else []
 
-    def add(self, member: M, slots: int = 1) -> list[Grant[M]]:
-        """Offer `slots` of `member`; leases it already has count."""
-        self._seats[member] = Seat(member, slots)
+    def add(self, member: M, slots: int = 1, *, overflow: bool = False) -> list[Grant[M]]:
+        """Offer `slots` of `member`; leases it already has count. `overflow`: only when no other member has a slot."""
+        self._seats[member] = Seat(member, slots, overflow=overflow)
+        self._overflow = self._overflow or overflow
         self._adopt(self._seats[member])
         return self._assign()
+
+    def resize(self, member: M, slots: int) -> list[Grant[M]]:
+        """Offer so many slots of `member` from now on, 0 included; nothing happens when it is not offered at all."""
+        seat = self._seats.get(member)
+        if seat is None or seat.slots == slots:
+            return []
+        seat.slots = slots
+        return self._assign() if self._queue else []
 
     def withdraw(self, member: M) -> int:
         """Grant no more slots of `member`; return how many leases are still out."""
@@ -112,7 +125,9 @@ class Pool(Generic[M]):
         return grants
 
     def _pick(self, exclude: Set[Hashable]) -> Seat | None:
-        seats = [s for s in self._seats.values() if s.leased < s.slots and s.member not in exclude]
+        seats: Sequence[Seat] = [s for s in self._seats.values() if s.leased < s.slots and s.member not in exclude]
+        if self._overflow:
+            seats = without_overflow(seats)
         return self._policy(seats) if seats else None
 
     def _grant(self, ticket: Ticket, seat: Seat) -> Grant[M]:

@@ -62,7 +62,7 @@ class Probe:
                 "GET" if body is None else "POST",
                 f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
                 json=body,
-                headers={name.decode(): value.decode() for name, value in upstream.extra_headers},
+                headers={n.decode(): v.decode() for n, v in (*upstream.extra_headers, *upstream.default_headers)},
                 timeout=aiohttp.ClientTimeout(total=timeout or TIMEOUT),
                 allow_redirects=False,
             ) as response:

@@ -3,14 +3,12 @@
 import asyncio
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.endpoint import MODELS
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.probe import Probe, resolve
-from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.snapshot import Kind, Member, OnTransition
 from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
@@ -18,40 +16,8 @@ from slotproxy.instances.upstream import Upstream
 HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling
 IMPATIENCE = 0.5  # seconds between looks at one that does not serve while requests wait
-HEALTH, MODELS = "/health", "/v1/models"
+HEALTH = "/health"
 SILENT = "it does not answer"
-
-
-def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> Upstream:
-    """Raises ConfigurationError when the URL or the variable with its key is no good."""
-    parts = urlsplit(spec.url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.username or parts.query:
-        raise ConfigurationError(f"--upstream {spec.url} is no URL such as http://10.0.0.5:8080 or https://host/path")
-    tls = parts.scheme == "https"
-    return Upstream(
-        instance=name,
-        host=parts.hostname,
-        port=port or (443 if tls else 80),
-        slots=spec.slots,
-        tls=tls,
-        base_path=parts.path.rstrip("/"),
-        slotless=frozenset({MODELS}),
-        drop_headers=frozenset({b"x-conversation-id"}),
-        extra_headers=_credentials(spec, environment),
-    )
-
-
-def _credentials(spec: UpstreamSpec, environment: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    if spec.key_env is None:
-        return ()
-    key = environment.get(spec.key_env, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ConfigurationError(f"--upstream {spec.url}: put its API key into the environment variable {spec.key_env}")
-    return ((b"authorization", b"Bearer " + key.encode()),)
 
 
 class Remote:

@@ -14,6 +14,7 @@ class Seat:
     slots: int
     leased: int = 0
     last_grant: int = 0  # number of the grant that came here last; 0: never
+    overflow: bool = False  # only for when no other has a free slot
 
     @property
     def free(self) -> bool:
@@ -22,6 +23,11 @@ class Seat:
 
 Policy = Callable[[Sequence[Seat]], Seat]
 """Picks one of at least one seat, all of them free."""
+
+
+def without_overflow(seats: Sequence[Seat]) -> Sequence[Seat]:
+    """Those that are no overflow; all of them when there are no others."""
+    return [seat for seat in seats if not seat.overflow] or seats
 
 
 def least_busy(seats: Sequence[Seat]) -> Seat:

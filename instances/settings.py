@@ -1,16 +1,26 @@
 """What the supply side is told, as frozen values. Pure."""
 
+import enum
 from dataclasses import dataclass
 from pathlib import Path
 
 
+class Api(enum.Enum):
+    """Whose conventions a server follows that runs elsewhere."""
+
+    OPENAI = "openai"  # the key as `Authorization: Bearer`, as nearly everybody takes it
+    ANTHROPIC = "anthropic"  # the key as `x-api-key`, and `anthropic-version` in every request
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
-    """`--upstream URL[,slots=K][,key-env=VAR]`: a server that runs elsewhere."""
+    """`--upstream URL[,slots=K][,key-env=VAR][,overflow=true][,api=NAME]`: a server that runs elsewhere."""
 
     url: str
     slots: int = 1
     key_env: str | None = None  # name of the environment variable that holds its API key
+    overflow: bool = False  # used only when nothing else has a free slot
+    api: Api | None = None  # how it takes its key; None: as its host is known to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 from slotproxy.instances import launch, model
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.backoff import Backoff
+from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.errors import (
     ConfigurationError,
     InstanceError,
@@ -30,7 +31,7 @@ from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import size
 from slotproxy.instances.probe import Probe
-from slotproxy.instances.remote import Remote, upstream_of
+from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import SupplySettings, UpstreamSpec
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.statedir import StateDir

@@ -13,16 +13,18 @@ class Upstream:
     host: str
     port: int
     slots: int = 1
+    overflow: bool = False  # requests go there only when no other upstream has a free slot
     tls: bool = False
     base_path: str = ""  # put before every path, no trailing slash
     keepalive: float = 4.0  # seconds an idle connection may be used again; 0: one request per connection
     slotless: frozenset[str] = frozenset()  # paths it answers beside its slots, so that they need no lease
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
+    default_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent where the client sends none of these names
     write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any
 
     @property
     def authority(self) -> str:
-        """Value of the Host header."""
+        """Value of the Host header: without the port where it is the scheme's own, as clients of big sites send it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"

@@ -175,6 +175,9 @@ class Forwarder:
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
         extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
+        if upstream.default_headers:
+            given = {name.lower() for name, _ in request.fields}
+            extra = (*extra, *(field for field in upstream.default_headers if field[0] not in given))
         dropped = _dropped(upstream.drop_headers, upstream.extra_headers, self._credentials)
         if request.connection:
             dropped = Dropped(dropped.names | nominated(request.fields))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slotproxy.instances.settings import MemoryLimit, UpstreamSpec
+from slotproxy.instances.settings import Api, MemoryLimit, UpstreamSpec
 
 YEAR = 365 * 24 * 3600.0  # no wait is meant to be longer, and the event loop's timers can hold it
 
@@ -20,6 +20,8 @@ _BYTES = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgt", start=1)
     for unit, base in (("ib", 1024), ("b", 1000))
 }
+_APIS = tuple(api.value for api in Api)
+_OF_AN_UPSTREAM = {"slots": "K", "key-env": "VAR", "overflow": "true", "api": "|".join(_APIS)}
 _URL_WANTED = "must begin with a URL such as http://127.0.0.1:8081"
 _QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
 
@@ -107,14 +109,14 @@ def read_instances(text: str) -> int | None:
 
 
 def read_upstream(text: str) -> UpstreamSpec:
-    """`URL[,slots=K][,key-env=VAR]`"""
+    """`URL[,slots=K][,key-env=VAR][,overflow=true][,api=NAME]`"""
     url, *parts = text.split(",")
     _check_url(url)
     given: dict[str, str] = {}
     for part in parts:
         name, _, value = part.partition("=")
-        if name not in ("slots", "key-env") or name in given:
-            raise ValueError("after its URL only slots=K and key-env=VAR may follow, each once")
+        if name not in _OF_AN_UPSTREAM or name in given:
+            raise ValueError(f"after its URL only {_after_url()} may follow, each once")
         given[name] = value
     slots = given.get("slots", "1")
     if not re.fullmatch(r"\d{1,6}", slots, re.ASCII) or not int(slots):
@@ -122,7 +124,24 @@ def read_upstream(text: str) -> UpstreamSpec:
     key_env = given.get("key-env")
     if key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key_env):
         raise ValueError("key-env must be the name of an environment variable")
-    return UpstreamSpec(url=url, slots=int(slots), key_env=key_env)
+    overflow = given.get("overflow", "false")
+    if overflow not in ("true", "false"):
+        raise ValueError("overflow must be true or false")
+    api = given.get("api")
+    if api is not None and api not in _APIS:
+        raise ValueError(f"api must be {' or '.join(_APIS)}")
+    return UpstreamSpec(
+        url=url,
+        slots=int(slots),
+        key_env=key_env,
+        overflow=overflow == "true",
+        api=None if api is None else Api(api),
+    )
+
+
+def _after_url() -> str:
+    *first, last = (f"{name}={metavar}" for name, metavar in _OF_AN_UPSTREAM.items())
+    return f"{', '.join(first)} and {last}"
 
 
 def read_origin(text: str) -> str:
@@ -177,6 +196,8 @@ TIME_OR_ZERO = duration(zero=True)
 SIZE = Kind(metavar="SIZE", read=read_size, show=_show_size)
 MEMORY_LIMIT = Kind(metavar="PERCENT|SIZE", read=read_memory_limit, show=_show_memory_limit)
 INSTANCES = Kind(metavar="auto|N", read=read_instances)
-UPSTREAM = Kind(metavar="URL[,slots=K][,key-env=VAR]", read=read_upstream)
+UPSTREAM = Kind(
+    metavar="URL" + "".join(f"[,{name}={metavar}]" for name, metavar in _OF_AN_UPSTREAM.items()), read=read_upstream
+)
 KEY = Kind(metavar="KEY", read=read_key)
 ORIGIN = Kind(metavar="ORIGIN", read=read_origin)

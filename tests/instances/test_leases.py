@@ -181,3 +181,21 @@ async def test_a_released_lease_cannot_be_abandoned() -> None:
     lease.release()
     lease.abandon()
     assert owner.lost == []
+
+
+async def test_a_resize_hands_new_slots_to_those_who_wait() -> None:
+    member = upstream("a", slots=2)
+    leases = leases_with()
+    leases.add(member, 0)
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    leases.resize(member, 1)
+    assert (await waiting).upstream is member
+    assert leases.take() is None
+
+
+async def test_an_overflow_is_leased_when_every_other_slot_is_taken() -> None:
+    spare = Upstream(instance="u0", host="127.0.0.1", port=1, slots=8, overflow=True)
+    leases = leases_with(spare, upstream("0"), upstream("1"))
+    order = [lease.upstream.instance for lease in (leases.take() for _ in range(3)) if lease is not None]
+    assert order == ["0", "1", "u0"]

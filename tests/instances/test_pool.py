@@ -20,6 +20,7 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool: Pool[str] = Pool(queue_limit=3)
         self.offered: dict[str, int] = {}
+        self.overflow: set[str] = set()
         self.waiting: dict[Ticket, Set[str]] = {}
         self.held: dict[Ticket, str] = {}
 
@@ -27,9 +28,19 @@ class PoolMachine(RuleBasedStateMachine):
         for grant in grants:
             exclude = self.waiting.pop(grant.ticket)
             assert grant.member not in exclude
+            assert self.held_by(grant.member) < self.offered[grant.member], "it was over its slots already"
+            self.note_tier(grant.member, exclude)
             earlier = [t for t, other in self.waiting.items() if t < grant.ticket and grant.member not in other]
             assert not earlier, "somebody who would have taken this slot came first"
             self.held[grant.ticket] = grant.member
+
+    def held_by(self, name: str) -> int:
+        return list(self.held.values()).count(name)
+
+    def note_tier(self, name: str, exclude: Set[str]) -> None:
+        free = {other for other, slots in self.offered.items() if self.held_by(other) < slots}
+        if name in self.overflow:
+            assert not free - self.overflow - exclude, "another had a free slot"
 
     @rule(target=tickets, exclude=st.frozensets(NAMES, max_size=2))
     def join(self, exclude: frozenset[str]) -> object:
@@ -49,6 +60,8 @@ class PoolMachine(RuleBasedStateMachine):
             return multiple()
         assert not self.waiting, "it overtook the queue"
         assert grant.member not in exclude
+        assert self.held_by(grant.member) < self.offered[grant.member]
+        self.note_tier(grant.member, exclude)
         self.held[grant.ticket] = grant.member
         return grant.ticket
 
@@ -65,12 +78,21 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.leave(ticket) == []
         assert repr(self.pool) == before
 
-    @rule(name=NAMES, slots=st.integers(1, 3))
-    def add(self, name: str, slots: int) -> None:
-        if list(self.held.values()).count(name) > slots:
-            return
+    @rule(name=NAMES, slots=st.integers(0, 3), overflow=st.booleans())
+    def add(self, name: str, slots: int, overflow: bool) -> None:
         self.offered[name] = slots
-        self.note(self.pool.add(name, slots))
+        self.overflow.discard(name)
+        if overflow:
+            self.overflow.add(name)
+        self.note(self.pool.add(name, slots, overflow=overflow))
+
+    @rule(name=NAMES, slots=st.integers(0, 3))
+    def resize(self, name: str, slots: int) -> None:
+        if name in self.offered:
+            self.offered[name] = slots
+        before = repr(self.pool)
+        self.note(self.pool.resize(name, slots))
+        assert name in self.offered or repr(self.pool) == before
 
     @rule(name=NAMES)
     def withdraw(self, name: str) -> None:
@@ -81,11 +103,6 @@ class PoolMachine(RuleBasedStateMachine):
     def every_lease_is_counted_once(self) -> None:
         for name in "abc":
             assert self.pool.leased(name) == list(self.held.values()).count(name)
-
-    @invariant()
-    def no_member_is_over_its_slots(self) -> None:
-        for name, slots in self.offered.items():
-            assert self.pool.leased(name) <= slots
 
     @invariant()
     def nobody_waits_beside_a_slot_it_would_take(self) -> None:

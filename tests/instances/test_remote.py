@@ -7,9 +7,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from slotproxy.instances import remote
-from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remote import Remote, upstream_of
+from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World
@@ -141,30 +141,3 @@ async def test_a_doubted_one_is_looked_at_at_once_and_offered_again(world: World
     lease = await world.leases.wait(SOON)
     assert lease.upstream is there.upstream
     lease.release()
-
-
-@pytest.mark.parametrize(
-    ("url", "where"),
-    [
-        ("http://10.0.0.5:8080", ("10.0.0.5", 8080, False, "")),
-        ("https://api.example/openai/", ("api.example", 443, True, "/openai")),
-        ("http://[::1]:9/", ("::1", 9, False, "")),
-    ],
-)
-def test_a_url_names_host_port_and_base_path(url: str, where: tuple[str, int, bool, str]) -> None:
-    upstream = upstream_of("u0", UpstreamSpec(url=url), {})
-    assert (upstream.host, upstream.port, upstream.tls, upstream.base_path) == where
-
-
-@pytest.mark.parametrize(
-    "url", ["10.0.0.5:8080", "ftp://x", "http://", "http://x:99999", "http://u:p@x", "http://x/?a=b"]
-)
-def test_what_is_no_url_of_an_engine_is_refused(url: str) -> None:
-    with pytest.raises(ConfigurationError, match="is no URL such as"):
-        upstream_of("u0", UpstreamSpec(url=url), {})
-
-
-@pytest.mark.parametrize("environment", [{}, {"KEY": " "}, {"KEY": "a\r\nb"}])
-def test_a_key_that_is_not_there_is_asked_for_without_showing_one(environment: dict[str, str]) -> None:
-    with pytest.raises(ConfigurationError, match=r"put its API key into the environment variable KEY$"):
-        upstream_of("u0", UpstreamSpec(url="http://x", key_env="KEY"), environment)

@@ -1,11 +1,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.routing import POLICIES, Seat, least_busy, round_robin
+from slotproxy.instances.routing import POLICIES, Seat, least_busy, round_robin, without_overflow
 
 seats = st.lists(
     st.builds(
-        Seat, st.text(max_size=2), slots=st.integers(1, 9), leased=st.integers(0, 8), last_grant=st.integers(0, 99)
+        Seat,
+        st.text(max_size=2),
+        slots=st.integers(1, 9),
+        leased=st.integers(0, 8),
+        last_grant=st.integers(0, 99),
+        overflow=st.booleans(),
     ),
     min_size=1,
     max_size=6,
@@ -29,6 +34,13 @@ def test_every_policy_picks_one_of_the_seats_and_changes_none(given_seats: list[
     picked = POLICIES[name](given_seats)
     assert any(picked is seat for seat in given_seats)
     assert before == [(seat.leased, seat.last_grant) for seat in given_seats]
+
+
+@given(seats)
+def test_overflow_is_looked_at_only_when_there_is_nothing_else(given_seats: list[Seat]) -> None:
+    left = list(without_overflow(given_seats))
+    first = [seat for seat in given_seats if not seat.overflow]
+    assert left == (first or given_seats)
 
 
 def test_a_big_upstream_is_preferred_until_its_share_is_used() -> None:

@@ -4,10 +4,18 @@ from slotproxy.instances.upstream import Upstream
 
 
 @pytest.mark.parametrize(
-    ("host", "authority"), [("127.0.0.1", "127.0.0.1:80"), ("::1", "[::1]:80"), ("a.example", "a.example:80")]
+    ("host", "port", "tls", "authority"),
+    [
+        ("127.0.0.1", 8080, False, "127.0.0.1:8080"),
+        ("::1", 8080, False, "[::1]:8080"),
+        ("a.example", 80, False, "a.example"),
+        ("a.example", 443, True, "a.example"),
+        ("a.example", 443, False, "a.example:443"),
+        ("::1", 443, True, "[::1]"),
+    ],
 )
-def test_its_authority_is_what_a_host_field_holds(host: str, authority: str) -> None:
-    assert Upstream(instance="0", host=host, port=80).authority == authority
+def test_its_authority_is_what_a_host_field_holds(host: str, port: int, tls: bool, authority: str) -> None:
+    assert Upstream(instance="0", host=host, port=port, tls=tls).authority == authority
 
 
 def test_a_restarted_instance_is_another_upstream() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.settings import MemoryLimit, UpstreamSpec
+from slotproxy.instances.settings import Api, MemoryLimit, UpstreamSpec
 from slotproxy.proxy import values
 
 
@@ -109,10 +109,14 @@ def test_a_choice_names_what_there_is() -> None:
         values.choice(["text", "json"]).read("xml")
 
 
-def test_an_upstream_is_a_url_with_slots_and_the_name_of_a_variable() -> None:
+def test_an_upstream_is_a_url_and_what_is_to_be_known_about_it() -> None:
     read = values.UPSTREAM.read
     assert read("http://h:1") == UpstreamSpec(url="http://h:1")
     assert read("https://h/v1,slots=4,key-env=THE_KEY") == UpstreamSpec(url="https://h/v1", slots=4, key_env="THE_KEY")
+    assert read("https://h,overflow=true,api=anthropic") == UpstreamSpec(
+        url="https://h", overflow=True, api=Api.ANTHROPIC
+    )
+    assert read("http://h,overflow=false") == UpstreamSpec(url="http://h")
     assert read("http://[::1]:8080,key-env=K,slots=2") == UpstreamSpec(url="http://[::1]:8080", slots=2, key_env="K")
 
 
@@ -131,10 +135,13 @@ def test_an_upstream_is_a_url_with_slots_and_the_name_of_a_variable() -> None:
         ("http://me:secret@h", "may not hold a password"),
         ("http://h,slots=0", "slots must be a number from 1"),
         ("http://h,slots=many", "slots must be a number from 1"),
-        ("http://h,slots=1,slots=2", "only slots=K and key-env=VAR"),
-        ("http://h,weight=2", "only slots=K and key-env=VAR"),
+        ("http://h,slots=1,slots=2", "only slots=K, key-env=VAR, overflow=true and api="),
+        ("http://h,weight=2", "only slots=K, key-env=VAR, overflow=true and api="),
         ("http://h,key-env=sk-123", "name of an environment variable"),
         ("http://h,key-env=", "name of an environment variable"),
+        ("http://h,overflow", "overflow must be true or false"),
+        ("http://h,overflow=yes", "overflow must be true or false"),
+        ("http://h,api=claude", "api must be openai or anthropic"),
     ],
 )
 def test_a_wrong_upstream_is_refused_for_what_is_wrong_with_it(text: str, reason: str) -> None:

@@ -1,0 +1,56 @@
+"""An `--upstream` as requests are sent to it: host, base path, credentials. Pure."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.settings import Api, UpstreamSpec
+from slotproxy.instances.upstream import Upstream
+
+MODELS = "/v1/models"
+ANTHROPIC_HOST = "api.anthropic.com"
+ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
+PLAIN_KEEPALIVE = 4.0  # seconds: engines close idle connections after five
+KEEPALIVE = 30.0  # seconds for TLS: a handshake over the internet costs more than a connection that was kept in vain
+CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+
+
+def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> Upstream:
+    """Raises ConfigurationError when the URL or the variable with its key is no good."""
+    parts = urlsplit(spec.url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.username or parts.query:
+        raise ConfigurationError(f"--upstream {spec.url} is no URL such as http://10.0.0.5:8080 or https://host/path")
+    tls = parts.scheme == "https"
+    api = spec.api or (Api.ANTHROPIC if parts.hostname == ANTHROPIC_HOST else Api.OPENAI)
+    credentials = _credentials(spec, api, environment)
+    return Upstream(
+        instance=name,
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        slots=spec.slots,
+        overflow=spec.overflow,
+        tls=tls,
+        # SDKs are given a base URL that ends in /v1, and the paths that clients ask us for begin with it.
+        base_path=parts.path.rstrip("/").removesuffix("/v1"),
+        keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,
+        slotless=frozenset({MODELS}),
+        # A key of ours must not arrive beside one of the client's: which of the two counts is anybody's guess.
+        drop_headers=frozenset({b"x-conversation-id"}) | (CREDENTIALS if credentials else frozenset()),
+        extra_headers=credentials,
+        default_headers=(ANTHROPIC_VERSION,) if api is Api.ANTHROPIC else (),
+    )
+
+
+def _credentials(spec: UpstreamSpec, api: Api, environment: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    if spec.key_env is None:
+        return ()
+    key = environment.get(spec.key_env, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigurationError(f"--upstream {spec.url}: put its API key into the environment variable {spec.key_env}")
+    if api is Api.ANTHROPIC:
+        return ((b"x-api-key", key.encode()),)
+    return ((b"authorization", b"Bearer " + key.encode()),)
