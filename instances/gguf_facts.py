@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from slotproxy.instances.shape import Shape
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY = 8, 9
 MAX_DIMENSIONS = 4
 ALIGNMENT = 32
+LONGEST_ARRAY = 4096  # values kept of an array: one for each layer, not one for each word
 # Tensor type: elements and bytes of a block, as in ggml.h.
 BLOCKS = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
@@ -27,7 +30,7 @@ BLOCKS = {
 }  # fmt: skip
 _BUFFER = 1 << 20
 
-Value = int | float | str | None
+Value = int | float | str | tuple[int | float, ...] | None
 
 
 class HeaderError(Exception):
@@ -36,14 +39,11 @@ class HeaderError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFacts:
-    """None where the header does not say it, or says it for each layer apart."""
+    """None where the header does not say it."""
 
     architecture: str | None
-    layers: int | None
     context: int | None  # tokens it was trained for
-    heads: int | None
-    kv_heads: int | None
-    embedding: int | None
+    shape: Shape
     end: int  # where the last tensor ends: a shorter file is incomplete
 
 
@@ -67,13 +67,27 @@ def _facts(values: Mapping[str, Value], end: int) -> GgufFacts:
         value = values.get(f"{architecture}.{name}")
         return value if isinstance(value, int) else None
 
+    def by_layer(name: str) -> int | tuple[int, ...] | None:
+        value = values.get(f"{architecture}.{name}")
+        if isinstance(value, tuple) and all(isinstance(each, int) for each in value):
+            return tuple(map(int, value))
+        return number(name)
+
     return GgufFacts(
         architecture=architecture if isinstance(architecture, str) else None,
-        layers=number("block_count"),
         context=number("context_length"),
-        heads=number("attention.head_count"),
-        kv_heads=number("attention.head_count_kv"),
-        embedding=number("embedding_length"),
+        shape=Shape(
+            layers=number("block_count"),
+            embedding=number("embedding_length"),
+            heads=by_layer("attention.head_count"),
+            kv_heads=by_layer("attention.head_count_kv"),
+            key_length=number("attention.key_length"),
+            value_length=number("attention.value_length"),
+            latent=number("attention.key_length_mla") is not None,
+            full_attention_interval=number("full_attention_interval"),
+            window=number("attention.sliding_window"),
+            recurrent=number("ssm.state_size") is not None,
+        ),
         end=end,
     )
 
@@ -105,14 +119,13 @@ class _Header:
         return self.take(self.number("Q")).decode(errors="replace")
 
     def value(self, kind: int) -> Value:
-        """The next value; None for an array, which is skipped."""
+        """The next value; None for an array of texts or a long one, which is skipped."""
         if kind in SCALARS:
             return self._scalar(SCALARS[kind])
         if kind == TEXT:
             return self.text()
         if kind == ARRAY:
-            self._skip_array()
-            return None
+            return self._array()
         raise HeaderError("its header is damaged")
 
     def end_of_tensors(self, count: int, alignment: Value) -> int:
@@ -135,8 +148,10 @@ class _Header:
         per_block, size = BLOCKS.get(self.number("I"), (1, 0))
         return self.number("Q") + elements * size // per_block
 
-    def _skip_array(self) -> None:
+    def _array(self) -> tuple[int | float, ...] | None:
         kind, count = self.number("I"), self.number("Q")
+        if kind in SCALARS and count <= LONGEST_ARRAY:
+            return tuple(self._scalar(SCALARS[kind]) for _ in range(count))
         if kind in SCALARS:
             self.skip(count * struct.calcsize(SCALARS[kind]))
         elif kind == TEXT:
@@ -144,6 +159,7 @@ class _Header:
                 self.skip(self.number("Q"))
         else:
             raise HeaderError("its header is damaged")
+        return None
 
     def _scalar(self, code: str) -> int | float:
         value: int | float = struct.unpack("=" + code, self.take(struct.calcsize("=" + code)))[0]

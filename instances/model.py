@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
-from slotproxy.instances import gguf_facts
+from slotproxy.instances import config_facts, gguf_facts
+from slotproxy.instances.config_facts import ConfigFacts
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.gguf_facts import GgufFacts, HeaderError
 from slotproxy.instances.planner import size
+from slotproxy.instances.shape import Shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +19,25 @@ class ModelFacts:
     path: Path
     name: str  # what clients call it
     kind: str  # "gguf" or "directory"
-    size: int  # bytes
+    size: int  # bytes; of a directory its *.safetensors, or all of its files where it has none
     gguf: GgufFacts | None = None  # None for a directory, or a GGUF version not known here
+    config: ConfigFacts | None = None  # of a directory; None where its config.json cannot be understood
+
+    @property
+    def context(self) -> int | None:
+        """Tokens it was trained for; None where that is not said."""
+        facts = self.gguf or self.config
+        return facts.context if facts is not None else None
+
+    @property
+    def shape(self) -> Shape:
+        facts = self.gguf or self.config
+        return facts.shape if facts is not None else Shape()
+
+    @property
+    def architecture(self) -> str | None:
+        facts = self.gguf or self.config
+        return facts.architecture if facts is not None else None
 
 
 def check(path: Path) -> ModelFacts:
@@ -38,8 +57,15 @@ def _check_directory(path: Path) -> ModelFacts:
         raise ModelError(
             f"{path} is a directory without a config.json, so it holds no model; name the model's own directory"
         )
-    length = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return ModelFacts(path=path, name=path.resolve().name, kind="directory", size=length)
+    files = [file for file in path.iterdir() if file.is_file()]
+    weights = [file for file in files if file.suffix == ".safetensors"]
+    return ModelFacts(
+        path=path,
+        name=path.resolve().name,
+        kind="directory",
+        size=sum(file.stat().st_size for file in weights or files),
+        config=config_facts.read(path / "config.json"),
+    )
 
 
 def _check_file(path: Path) -> ModelFacts:

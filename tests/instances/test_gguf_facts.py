@@ -9,6 +9,7 @@ import pytest
 
 from slotproxy.instances import gguf_facts
 from slotproxy.instances.gguf_facts import GgufFacts, HeaderError, read
+from slotproxy.instances.shape import Shape
 
 WORDS = ["hello", "", "wörld"] * 100
 
@@ -43,7 +44,10 @@ def test_facts_are_those_that_were_written(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf")
     facts = read(path)
     assert facts == GgufFacts(
-        architecture="llama", layers=3, context=2048, heads=9, kv_heads=None, embedding=64, end=end_by_gguf(path)
+        architecture="llama",
+        context=2048,
+        shape=Shape(layers=3, heads=9, kv_heads=(3, 3, 1), embedding=64),
+        end=end_by_gguf(path),
     )
     assert facts.end <= path.stat().st_size
 
@@ -62,17 +66,58 @@ def test_an_alignment_of_the_files_own_is_obeyed(tmp_path: Path) -> None:
 def test_the_demo_model_is_complete_to_the_byte(demo_model: Path) -> None:
     assert read(demo_model) == GgufFacts(
         architecture="llama",
-        layers=30,
         context=8192,
-        heads=9,
-        kv_heads=3,
-        embedding=576,
+        shape=Shape(layers=30, heads=9, kv_heads=3, embedding=576),
         end=demo_model.stat().st_size,
     )
 
 
 def test_every_tensor_type_of_the_gguf_package_has_its_size() -> None:
     assert {kind.value: block for kind, block in gguf.GGML_QUANT_SIZES.items()}.items() <= gguf_facts.BLOCKS.items()
+
+
+def test_what_the_kv_cache_depends_on_is_read_under_the_names_of_the_gguf_package(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "deepseek2")
+    writer.add_block_count(2)
+    writer.add_embedding_length(256)
+    writer.add_head_count([8, 16])
+    writer.add_head_count_kv(1)
+    writer.add_key_length(576)
+    writer.add_value_length(512)
+    writer.add_key_length_mla(192)
+    writer.add_sliding_window(128)
+    writer.add_ssm_state_size(16)
+    writer.add_uint32("deepseek2.full_attention_interval", 4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    facts = read(path)
+    assert facts is not None
+    assert facts.shape == Shape(
+        layers=2,
+        embedding=256,
+        heads=(8, 16),
+        kv_heads=1,
+        key_length=576,
+        value_length=512,
+        latent=True,
+        window=128,
+        recurrent=True,
+        full_attention_interval=4,
+    )
+
+
+def test_numbers_by_layer_that_are_no_whole_numbers_count_as_not_said(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_array("llama.attention.head_count_kv", [1.0, float("nan")])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    facts = read(path)
+    assert facts is not None
+    assert facts.shape == Shape()
 
 
 def test_a_tensor_type_of_tomorrow_is_no_reason_to_refuse(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from slotproxy.instances import gguf_facts, model
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.shape import Shape
 
 
 def refusal(path: Path) -> str:
@@ -24,15 +25,29 @@ def test_the_demo_model_is_sound(demo_model: Path) -> None:
     assert (facts.path, facts.kind, facts.size) == (demo_model, "gguf", 98362432)
     assert facts.name == "SmolLM2-135M-Instruct.Q4_1"
     assert facts.gguf is not None
-    assert facts.gguf.context == 8192
+    assert facts.gguf.context == facts.context == 8192
+    assert facts.architecture == "llama"
+    assert facts.shape.kv_token == 23040  # bytes: what the engine prints as its KV buffer, divided by the context
 
 
-def test_a_directory_with_a_config_is_a_model_as_large_as_its_files(tmp_path: Path) -> None:
+def test_a_directory_with_a_config_is_a_model_as_large_as_its_weights(tmp_path: Path) -> None:
     folder = tmp_path / "Small-4bit"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(bytes(1000))
-    assert model.check(folder) == ModelFacts(path=folder, name="Small-4bit", kind="directory", size=1002)
+    (folder / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 2048}')
+    (folder / "tokenizer.json").write_bytes(bytes(500))
+    (folder / "model-1-of-2.safetensors").write_bytes(bytes(1000))
+    (folder / "model-2-of-2.safetensors").write_bytes(bytes(300))
+    found = model.check(folder)
+    assert (found.path, found.name, found.kind, found.size) == (folder, "Small-4bit", "directory", 1300)
+    assert (found.architecture, found.context, found.shape) == ("llama", 2048, Shape())
+
+
+def test_a_directory_without_safetensors_is_as_large_as_its_files(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("nonsense")
+    (tmp_path / "weights.npz").write_bytes(bytes(1000))
+    found = model.check(tmp_path)
+    assert found == ModelFacts(path=tmp_path, name=tmp_path.name, kind="directory", size=1008)
+    assert (found.architecture, found.context, found.shape) == (None, None, Shape())
 
 
 def test_a_directory_without_a_config_holds_no_model(tmp_path: Path) -> None:
