@@ -14,6 +14,7 @@ from typing import Annotated
 from platformdirs import user_state_path
 
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.routing import POLICIES
 from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.proxy.options import option, table
@@ -35,7 +36,6 @@ from slotproxy.proxy.values import (
 DEMO = "demo"
 EIGHTY_PERCENT = MemoryLimit(percent=80)
 _COMMENT = re.compile(r"(?:^|\s)#")
-SMALL_CONTEXT = 1024  # tokens; a smaller context works, but most conversations outgrow it at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,26 +50,36 @@ class Settings:
             "engine is started here.",
             metavar="PATH",
             unset=DEMO,
+            plan=True,
         ),
     ] = None
     engine: Annotated[
         str,
-        option(TEXT, "Engine profile: a name or the path of a profile file; auto picks by model.", metavar="NAME|PATH"),
+        option(
+            TEXT,
+            "Engine profile: a name or the path of a profile file; auto picks by model.",
+            metavar="NAME|PATH",
+            plan=True,
+        ),
     ] = "auto"
     engine_bin: Annotated[
-        str | None, option(TEXT, "The engine's executable.", metavar="PATH", unset="the profile's, from PATH")
+        str | None,
+        option(TEXT, "The engine's executable.", metavar="PATH", unset="the profile's, from PATH", plan=True),
     ] = None
     instances: Annotated[
         int | None,
-        option(INSTANCES, "Engine processes to run; auto measures how many fit into memory.", unset="auto"),
+        option(INSTANCES, "Engine processes to run; auto measures how many fit into memory.", unset="auto", plan=True),
     ] = None
-    max_instances: Annotated[int, option(number(1), "Upper bound of --instances auto.")] = 8
+    max_instances: Annotated[int, option(number(1), "Upper bound of --instances auto.", plan=True)] = 8
     ctx_size: Annotated[
-        int | None, option(number(512), "Context of each instance, in tokens.", metavar="TOKENS", unset="the profile's")
+        int | None,
+        option(number(512), "Context of each instance, in tokens.", metavar="TOKENS", unset="the profile's", plan=True),
     ] = None
     memory_limit: Annotated[
         MemoryLimit,
-        option(MEMORY_LIMIT, "Memory all engines together may use: a percentage of the machine's, or a size."),
+        option(
+            MEMORY_LIMIT, "Memory all engines together may use: a percentage of the machine's, or a size.", plan=True
+        ),
     ] = EIGHTY_PERCENT
     upstream: Annotated[
         tuple[UpstreamSpec, ...],
@@ -85,7 +95,10 @@ class Settings:
     host: Annotated[str, option(TEXT, "Address to listen on.", metavar="ADDRESS")] = "127.0.0.1"
     port: Annotated[int, option(number(0, 65535), "Port to listen on; 0 picks a free one.", metavar="PORT")] = 8080
     state_dir: Annotated[
-        Path, option(PATH, "Directory of locks, engine logs and KV caches.", unset="the platform's state directory")
+        Path,
+        option(
+            PATH, "Directory of locks, engine logs and KV caches.", unset="the platform's state directory", plan=True
+        ),
     ] = field(default_factory=lambda: user_state_path("slotproxy"))
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
         "least-busy"
@@ -121,7 +134,9 @@ class Settings:
     log_level: Annotated[
         str, option(choice(("debug", "info", "warning", "error")), "Least important kind of line to log.")
     ] = "info"
-    config: Annotated[Path | None, option(PATH, "TOML file of options, by the same names.", unset="none")] = None
+    config: Annotated[
+        Path | None, option(PATH, "TOML file of options, by the same names.", unset="none", plan=True)
+    ] = None
     engine_args: Annotated[
         tuple[str, ...],
         option(
@@ -130,6 +145,7 @@ class Settings:
             unset="none",
             many=True,
             tail=True,
+            plan=True,
         ),
     ] = field(default=(), repr=False)
 
@@ -165,8 +181,9 @@ class Settings:
 
     def warnings(self) -> Iterator[str]:
         """Sentences about choices that are allowed and seldom meant."""
-        if self.ctx_size is not None and self.ctx_size < SMALL_CONTEXT:
-            yield f"--ctx-size {self.ctx_size} is small: most conversations need {SMALL_CONTEXT} tokens or more"
+        small = evaluate_parallel_slots(1, self.ctx_size)  # an instance has one slot, and that all of its context
+        if small.warning is not None:
+            yield f"--ctx-size {self.ctx_size} is small: {small.message}"
 
     def supply(self, model: Path | None) -> SupplySettings:
         """What the supply side is told. `model`: where the model was found; None: no local instances."""

@@ -15,7 +15,8 @@ class Option:
     """One option. A field of a settings class carries it in its annotation, as made by `option`.
 
     `unset` tells what happens without a value where the default cannot. The value of a `secret` is never repeated.
-    `tail` is what follows `--` on the command line.
+    `tail` is what follows `--` on the command line. `plan`: it bears on which engines would run and how, so the help of
+    `slotproxy plan` and `slotproxy engines` shows it, too.
     """
 
     kind: Kind
@@ -25,6 +26,7 @@ class Option:
     many: bool = False
     secret: bool = False
     tail: bool = False
+    plan: bool = False
 
     def __call__(self, _: type, tokens: Sequence[Token]) -> Any:
         """The value that `tokens` say; of several where one is wanted the last. Raises ConfigurationError."""
