@@ -5,80 +5,43 @@ its own read the environment of the process only and pass over a misspelt variab
 """
 
 import difflib
-import importlib.metadata
 import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
-from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Parameter, Token
+from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Token
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.proxy.commandline import PREFIX, Invocation, Source, application
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.options import Option, quoted
 
-if TYPE_CHECKING:
-    from cyclopts.help import HelpPanel
-    from rich.console import Console, ConsoleOptions
-
-PREFIX = "SLOTPROXY_"
 DELIMITER = "--"
-USAGE = "Usage: slotproxy \\[serve] [OPTIONS] [-- ENGINE_ARGS...]"  # escaped for rich, to which it is a tag
-
-Source = Callable[[App, tuple[str, ...], ArgumentCollection], None]
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """The settings of `slotproxy *argv`. May be called again, to read the file anew.
+def read(argv: Sequence[str], environ: Mapping[str, str]) -> Invocation:
+    """What `slotproxy *argv` is to do, and with which settings.
 
     Raises ConfigurationError with one sentence; SystemExit after --help or --version was answered.
     """
     given, tail = _split(argv)
-    app = _app(_engine_arguments(tail), _environment(environ), _file)
+    app = application(_engine_arguments(tail), _environment(environ), _file)
     try:
-        settings: Settings | None = app(given, exit_on_error=False, print_error=False)
+        invocation: Invocation | None = app(given, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise ConfigurationError(_sentence(error)) from None
-    if settings is None:
+    if invocation is None:
         raise SystemExit(0)
-    settings.check(environ)
-    return settings
+    invocation.settings.check(environ)
+    return invocation
 
 
-def _app(*sources: Source) -> App:
-    app = App(
-        name="slotproxy",
-        version=lambda: importlib.metadata.version("slotproxy"),
-        usage=USAGE,
-        help="Several single-slot engine processes that share one model file, behind one OpenAI-compatible endpoint.",
-        help_epilogue=(
-            f"--queue-limit, for example, is also {PREFIX}QUEUE_LIMIT in the environment and queue-limit in the file "
-            "that --config names; the command line counts before the environment, the environment before the file."
-        ),
-        help_format="plaintext",
-        help_formatter=_without_boxes,
-        group_parameters="Options",
-        config=sources,
-        result_action="return_value",
-    )
-    app.default(_settings)
-    app.command(_settings, name="serve", usage=USAGE, help="Run the proxy (also without this word).")
-    return app
-
-
-def _without_boxes(console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
-    """Two columns, which can be copied, searched and read aloud."""
-    from cyclopts.help import DefaultFormatter, PanelSpec  # here: they cost memory that only --help needs
-    from rich.box import Box
-
-    blank = Box("    \n" * 8, ascii=True)
-    DefaultFormatter(panel_spec=PanelSpec(box=blank, padding=(0, 0)))(console, options, panel)
-
-
-def _settings(*, settings: Annotated[Settings | None, Parameter(name="*")] = None) -> Settings:
-    return settings or Settings()
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings alone. May be called again, to read the file anew. Raises as `read` does."""
+    return read(argv, environ).settings
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
