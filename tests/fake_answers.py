@@ -14,6 +14,8 @@ RAW = {
     "half-head": b"HTTP/1.1 200 OK\r\nContent-Ty",
     "garbage": b"\x16\x03\x01 this is no HTTP at all\r\n\r\n",
     "length-too-long": b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"short":true}',
+    "length-too-short": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbad",
     "length-twice": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}abc",
     "length-negative": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}",
     "length-and-chunked": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -22,6 +24,7 @@ RAW = {
     "bad-chunk-at-once": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nwhat\r\n0\r\n\r\n",
     "no-last-chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n",
     "huge-head": b"HTTP/1.1 200 OK\r\n" + b"X-Filler: " + b"a" * 400_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
+    "many-headers": b"HTTP/1.1 200 OK\r\n" + b"X-Filler: 1\r\n" * 30_000 + b"Content-Length: 2\r\n\r\n{}",
     "control-byte": b"HTTP/1.1 200 OK\r\nX-Bad: a\x00b\r\nContent-Length: 2\r\n\r\n{}",
     "early-hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     "continue": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
@@ -42,6 +45,7 @@ class Behaviour:
     size: int = 0  # a JSON body of so many bytes
     events: int | None = None  # a stream of so many events; None: a stream if the request asks for one
     gap: float = 0.0  # between events
+    drip: float = 0.0  # between the single bytes of head and body
     padding: int = 0  # more bytes in each event
     usage: bool = True  # the usage chunk before [DONE]
     cuts: int | None = None  # seed: the body leaves in arbitrary pieces, each a chunk and a write
@@ -52,6 +56,7 @@ class Behaviour:
     only_first: str | None = None  # path: `fail` and `raw` only for whoever creates that file first
     compute: float = 0.0  # seconds it goes on computing when the client has left
     last: bool = False  # closes the connection after the answer without having said so
+    surplus: str = ""  # bytes that follow the answer on the connection, which stays open
     drop_reused: bool = False  # a later request on a connection: closed without an answer
 
     @classmethod

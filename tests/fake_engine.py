@@ -16,9 +16,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Self
 
+from tests import fake_processes
 from tests.fake_answers import RAW, Behaviour, Received, answer, completion, events, head, pieces
+
+ABOUT_ITSELF = frozenset({"/health", "/slots"})
 
 
 class _Gone(Exception):
@@ -52,16 +56,20 @@ class FakeEngine:
         n_ctx: int = 4096,
         default: dict[str, Any] | None = None,
         per_connection: int = 0,
+        silent_while_busy: bool = False,
     ) -> None:
         self.port, self.name, self.n_ctx = port, name, n_ctx
         self.default = default or {}
         self.per_connection = per_connection  # requests one connection may carry before it is closed; 0: any number
+        self.silent_while_busy = silent_while_busy  # /health and /slots wait until the generation is over
+        self.descendants: list[int] = []  # pids, of the program
         self.script: deque[dict[str, Any]] = deque()
         self.received: list[Received] = []
         self.connections = 0
         self.busy = self.peak = 0
         self.healthy = True
         self.die: Callable[[], None] = self.crash
+        self.generated: Callable[[], object] = lambda: None  # called after the first generation
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -125,7 +133,8 @@ class FakeEngine:
             return answer(200, [{"id": 0, "n_ctx": self.n_ctx, "is_processing": self.busy > 0}])
         if path == "/fake/received":
             reports = [one.report() for one in self.received]
-            return answer(200, {"peak": self.peak, "pid": os.getpid(), "received": reports})
+            own = {"peak": self.peak, "pid": os.getpid(), "descendants": self.descendants}
+            return answer(200, {**own, "received": reports})
         if path == "/fake/script":
             self.script.extend(request.json())
             return answer(200, {})
@@ -148,11 +157,14 @@ class _Connection:
         protocol = writer.transport.get_protocol()
         assert isinstance(protocol, _Talk)
         self.gone = protocol.gone
+        self.drip = 0.0
 
     async def run(self) -> None:
         served = 0
         while True:
             request = await self._request()
+            while self.engine.silent_while_busy and self.engine.busy and request.path in ABOUT_ITSELF:
+                await self._wait(0.02)
             own = self.engine.own(request)
             if own is not None:
                 await self._write(own)
@@ -162,7 +174,13 @@ class _Connection:
             behaviour = self.engine.behaviour(request)
             if behaviour.drop_reused and served > 1:
                 return
+            self.drip = behaviour.drip
             over = await self._generation(request, behaviour)
+            self.drip = 0.0
+            self.engine.generated()
+            self.engine.generated = lambda: None
+            if behaviour.surplus:
+                await self._write(behaviour.surplus.encode())
             if over or behaviour.last or served == self.engine.per_connection:
                 return
 
@@ -271,10 +289,13 @@ class _Connection:
         raise _Gone
 
     async def _write(self, data: bytes) -> None:
-        if self.gone.is_set():
-            raise _Gone
-        self.writer.write(data)
-        await self.writer.drain()
+        for piece in [data[at : at + 1] for at in range(len(data))] if self.drip else [data]:
+            if self.gone.is_set():
+                raise _Gone
+            self.writer.write(piece)
+            await self.writer.drain()
+            if self.drip:
+                await self._wait(self.drip)
 
 
 async def _program(options: argparse.Namespace) -> None:
@@ -284,13 +305,21 @@ async def _program(options: argparse.Namespace) -> None:
         n_ctx=options.ctx,
         default=json.loads(options.default),
         per_connection=options.per_connection,
+        silent_while_busy=options.silent_while_busy,
     )
     engine.die = lambda: os._exit(9)
+    engine.descendants = fake_processes.children(options.children) + fake_processes.daemons(options.daemons)
     engine.healthy = not options.never_ready
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    if options.die_after:
+        engine.generated = partial(loop.call_later, options.die_after, engine.die)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, (lambda: None) if options.ignore_term else stopped.set)
+    if options.stranger:
+        fake_processes.stranger(options.port)
+        await stopped.wait()
+        return
     async with engine:
         print(f"fake engine: listening on {engine.url}", file=sys.stderr, flush=True)
         await stopped.wait()
@@ -306,6 +335,11 @@ def main() -> None:
     parser.add_argument("--per-connection", type=int, default=0)
     parser.add_argument("--never-ready", action="store_true", help="/health stays at 503")
     parser.add_argument("--ignore-term", action="store_true")
+    parser.add_argument("--silent-while-busy", action="store_true", help="no /health, no /slots during a generation")
+    parser.add_argument("--die-after", type=float, default=0.0, help="seconds from warm-up to sudden end; 0: none")
+    parser.add_argument("--children", type=int, default=0, help="processes of its own group")
+    parser.add_argument("--daemons", type=int, default=0, help="grandchildren in sessions of their own")
+    parser.add_argument("--stranger", action="store_true", help="a foreign process takes the port and answers on it")
     parser.add_argument("--exit", help="print this and exit 1 at once")
     options = parser.parse_args()
     if options.exit is not None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
+from slotproxy.instances import ports
 from tests.clients import Client, Unframed, ask, chat, connected, eventually, post, request, streaming
 from tests.fake_answers import RAW
 from tests.fake_engine import FakeEngine
@@ -187,3 +190,68 @@ async def test_a_strict_client_refuses_loose_framing() -> None:
                 client.send(request("POST", "/v1/chat/completions", chat(fake={"raw": name})))
                 with pytest.raises(Unframed):
                     await Client.answer(client)
+
+
+async def test_a_drip_changes_the_pace_and_never_the_bytes() -> None:
+    async with FakeEngine() as engine:
+        whole = await post(engine.port, chat(stream=True, fake={"events": 1}))
+        dripping = await post(engine.port, chat(stream=True, fake={"events": 1, "drip": 0.0001}))
+        assert dripping.body == whole.body
+
+
+async def test_surplus_bytes_follow_a_whole_answer_on_an_open_connection() -> None:
+    async with FakeEngine() as engine, connected(engine.port) as client:
+        client.send(request("POST", "/v1/chat/completions", chat(fake={"surplus": "more"})))
+        assert (await client.answer()).status == 200
+        assert await client.reader.readexactly(4) == b"more"
+        client.send(request("POST", "/v1/chat/completions", chat()))
+        assert (await client.answer()).status == 200
+
+
+async def test_it_can_be_silent_about_itself_while_it_works() -> None:
+    async with FakeEngine(silent_while_busy=True) as engine, connected(engine.port) as asking:
+        async with streaming(engine.port, chat(fake={"fail": "hang", "after": 1})) as client:
+            await client.head()
+            asking.send(request("GET", "/health"))
+            for path in ("/v1/models", "/fake/received"):  # these it answers meanwhile
+                assert (await ask(engine.port, "GET", path)).status == 200
+            early = asking.reader._buffer  # type: ignore[attr-defined]  # what has come; there is no public name
+            assert not early
+            client.abort()
+        assert (await asking.answer()).status == 200
+
+
+async def test_as_a_program_it_leaves_children_and_daemons_about() -> None:
+    async with program("--children", "1", "--daemons", "1") as (process, stderr):
+        port = int((await stderr.readline()).rsplit(b":", 1)[1])
+        child, daemon = (await ask(port, "GET", "/fake/received")).json()["descendants"]
+        try:
+            assert os.getpgid(child) == os.getpgid(process.pid)
+            assert os.getsid(daemon) not in (os.getsid(0), os.getsid(process.pid))
+            assert psutil.Process(daemon).ppid() != process.pid
+        finally:
+            for pid in (child, daemon):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def test_as_a_program_it_dies_some_time_after_its_first_generation() -> None:
+    async with program("--die-after", "0.05") as (process, stderr):
+        port = int((await stderr.readline()).rsplit(b":", 1)[1])
+        assert (await post(port, chat())).status == 200
+        assert await asyncio.wait_for(process.wait(), 10) == 9
+
+
+async def test_as_a_program_it_can_leave_its_port_to_a_stranger() -> None:
+    port = ports.free("127.0.0.1")
+    async with program("--stranger", "--port", str(port)) as (process, _):
+
+        async def answers() -> bool:
+            with suppress(OSError):
+                return (await ask(port, "GET", "/health")).status == 200
+            return False
+
+        await eventually(answers)
+        assert not ports.owns(process.pid, port)
+        strangers = [one.pid for one in psutil.net_connections("tcp") if one.laddr[1:] == (port,) and one.pid]
+        for pid in set(strangers):
+            os.kill(pid, signal.SIGKILL)
