@@ -1,7 +1,7 @@
 """What every test may ask for: the demo model, and the installed command as a process that leaves nothing behind."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,8 +41,10 @@ def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
     """
     started: list[Running] = []
 
-    def start(*options: str, env: dict[str, str] | None = None, folder: Path = tmp_path) -> Running:
-        started.append(Running.start(folder, *options, env=env))
+    def start(
+        *options: str, env: dict[str, str] | None = None, folder: Path = tmp_path, through: Sequence[str] = ()
+    ) -> Running:
+        started.append(Running.start(folder, *options, env=env, through=through))
         return started[-1]
 
     try:

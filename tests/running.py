@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.error import HTTPError
@@ -52,6 +54,25 @@ def write_profile(
     return path
 
 
+def write_real_profile(folder: Path, *, term: float, again: float) -> Path:
+    """The shipped profile `embedded`, but an engine that does not end is killed after so many seconds. Its path."""
+    text = (resources.files("slotproxy.instances") / "engines" / "embedded.toml").read_text("utf-8")
+    path = folder / "embedded.toml"
+    path.write_text(re.sub(r"\[stop\]\nterm = \d+\nagain = \d+\n", f"[stop]\nterm = {term}\nagain = {again}\n", text))
+    return path
+
+
+def fake_engines(folder: Path, *args: str, instances: int = 1, term: float = 5.0) -> tuple[str, ...]:
+    """Options for a proxy with fake engines of its own."""
+    model = folder / "model"
+    if not model.exists():
+        model.mkdir()
+        (model / "config.json").write_text('{"architectures": ["Fake"], "model_type": "fake"}')
+        (model / "model.safetensors").write_bytes(b"x")
+    profile = write_profile(folder, *args, term=term)
+    return ("--engine", str(profile), "--model", str(model), "--instances", str(instances))
+
+
 def real_engine(model: Path, instances: int = 1) -> tuple[str, ...]:
     """Options for llama.cpp instances that are cheap to start: a small context, and one thread each.
 
@@ -80,10 +101,15 @@ class Running:
     state_dir: Path
 
     @classmethod
-    def start(cls, folder: Path, *options: str, env: Mapping[str, str] | None = None) -> Self:
-        """Spawn it with a state directory in `folder` and a free port, unless `options` say otherwise."""
+    def start(
+        cls, folder: Path, *options: str, env: Mapping[str, str] | None = None, through: Sequence[str] = ()
+    ) -> Self:
+        """Spawn it with a state directory in `folder` and a free port, unless `options` say otherwise.
+
+        `through` is a command that runs it, such as prlimit.
+        """
         state_dir = folder / "state"
-        command = [str(COMMAND), *_with_defaults(options, state_dir)]
+        command = [*through, str(COMMAND), *_with_defaults(options, state_dir)]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLOTPROXY_")}
         log_path = folder / f"slotproxy-{time.monotonic_ns()}.log"
         with log_path.open("wb") as log:
@@ -178,6 +204,16 @@ class Running:
 
 
 StartProxy = Callable[..., Running]
+
+
+def engines_of(proxy: Running) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in proxy.pids()]
+
+
+def lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _with_defaults(options: Sequence[str], state_dir: Path) -> list[str]:

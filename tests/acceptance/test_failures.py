@@ -20,6 +20,7 @@ MALFORMED = [
     "length-negative",
     "length-and-chunked",
     "huge-head",
+    "many-headers",
     "control-byte",
     "switching",
     "http-2",

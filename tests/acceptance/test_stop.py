@@ -3,38 +3,16 @@
 import asyncio
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.clients import Unframed, ask, chat, eventually, post, streaming
-from tests.running import Running, StartProxy, real_engine, wait_for, write_profile
+from tests.running import StartProxy, engines_of, fake_engines, lives, real_engine, wait_for, write_profile
 
 ORPHANS_GONE = 2.0  # seconds after a kill -9 of the proxy
 HANG = chat(fake={"fail": "hang", "after": 1})
-
-
-def fake_engines(folder: Path, *args: str, instances: int = 1, term: float = 5.0) -> tuple[str, ...]:
-    """Options for a proxy with fake engines of its own."""
-    model = folder / "model"
-    if not model.exists():
-        model.mkdir()
-        (model / "config.json").write_text('{"architectures": ["Fake"], "model_type": "fake"}')
-        (model / "model.safetensors").write_bytes(b"x")
-    profile = write_profile(folder, *args, term=term)
-    return ("--engine", str(profile), "--model", str(model), "--instances", str(instances))
-
-
-def engines_of(proxy: Running) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in proxy.pids()]
-
-
-def lives(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
