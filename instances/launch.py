@@ -16,6 +16,7 @@ from slotproxy.instances import profiles
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.profiles import Profile
+from slotproxy.instances.settings import SupplySettings
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,22 @@ def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
         kinds = " or ".join("a GGUF file" if kind == "gguf" else "a model directory" for kind in profile.models)
         raise ConfigurationError(f"the engine {profile.name} needs {kinds}, which {model.path} is not")
     return profile
+
+
+async def plan(settings: SupplySettings, facts: ModelFacts, *, threads: int) -> Launch:
+    """What every instance of `settings` has in common. Raises ConfigurationError."""
+    profile = choose(settings.engine, facts, settings.engine_bin)
+    found = program(profile, settings.engine_bin)
+    return Launch(
+        profile=profile,
+        program=found,
+        model=facts.path.absolute(),
+        name=facts.name,
+        ctx=settings.ctx_size or profile.ctx,
+        threads=threads,
+        extra_args=settings.engine_args,
+        help_text=await help_text(profile, found),
+    )
 
 
 def program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:

@@ -364,18 +364,7 @@ class Supervisor:
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
         facts = await asyncio.to_thread(model.check, path)
-        profile = launch.choose(settings.engine, facts, settings.engine_bin)
-        program = launch.program(profile, settings.engine_bin)
-        return Launch(
-            profile=profile,
-            program=program,
-            model=facts.path.absolute(),
-            name=facts.name,
-            ctx=settings.ctx_size or profile.ctx,
-            threads=self._growth.threads,
-            extra_args=settings.engine_args,
-            help_text=await launch.help_text(profile, program),
-        )
+        return await launch.plan(settings, facts, threads=self._growth.threads)
 
     def _introduce(self, plan: Launch) -> None:
         settings, growth = self._settings, self._growth
