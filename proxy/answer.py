@@ -12,7 +12,7 @@ from time import monotonic
 from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
-from slotproxy.proxy.meter import Meter
+from slotproxy.proxy.meter import MANY, Meter
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
@@ -39,7 +39,7 @@ class Answer:
     """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_chunked", "_client", "_connection", "_head", "_outcome", "_own", "_request", "_size",
+        "_chunked", "_client", "_connection", "_head", "_outcome", "_own", "_pieces", "_request",
         "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "status",
         "stream",
     )  # fmt: skip
@@ -61,7 +61,7 @@ class Answer:
     def _reset(self) -> None:
         self._head: bytes | None = None
         self._chunked = False
-        self._size = 0
+        self._pieces: list[bytes] | None = None  # the meter's, once a chunk needs nothing but to be passed on
         self.first_byte = self.last_byte = 0.0
         self.stream = False
         self.meter: Meter | None = None
@@ -69,7 +69,7 @@ class Answer:
     @property
     def size(self) -> int:
         """Bytes of the body so far."""
-        return self._size
+        return 0 if self.meter is None else self.meter.size
 
     @property
     def heard(self) -> float:
@@ -131,7 +131,7 @@ class Answer:
         transport = self._client.transport
         if transport is None or transport.is_closing():  # the handler is being cancelled
             return None
-        if complete and not self._size and not data and self._is_missing_a_body():
+        if complete and not data and not self.first_byte and self._is_missing_a_body():
             return Failure(Kind.EMPTY, "it answered 200 without a body")
         if data:
             self._account(data)
@@ -150,6 +150,21 @@ class Answer:
         if complete:
             self._finish()
         return None
+
+    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
+        pieces = self._pieces
+        if pieces is None:
+            self.receive(content, False)
+            return
+        transport = self._client.transport
+        if transport is None or transport.is_closing():
+            return
+        pieces.append(content)
+        if len(pieces) >= MANY and self.meter is not None:
+            self.meter.settle()
+        transport.write(chunk)
+        if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
+            self._hold()
 
     def fail(self, failure: Failure) -> None:
         self.last_byte = self.heard
@@ -193,14 +208,18 @@ class Answer:
             transport.abort()
 
     def _account(self, data: bytes) -> None:
-        if not self._size:
-            self.first_byte = self.heard
-        self._size += len(data)
         meter = self.meter
-        if meter is not None:
-            meter.feed(data)
-            if not self.first_token and self.stream and meter.has_event:
-                self.first_token = self.heard
+        if not self.first_byte:
+            self.first_byte = self.heard
+        if meter is None:
+            return
+        meter.feed(data)
+        if self.stream and not self.first_token:
+            if not meter.has_event:
+                return
+            self.first_token = self.heard
+        if self._chunked and self.begun:
+            self._pieces = meter.pieces
 
     def _is_missing_a_body(self) -> bool:
         return self.status == 200 and self._request.method == "POST" and not self._request.streaming

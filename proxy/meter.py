@@ -1,7 +1,7 @@
 """What a passing answer says of itself: events, tokens, when the first token came. Pure; never alters a byte.
 
-The cost per event is one append: the latest bytes are kept, counting is done when they are trimmed and at the end. The
-counts do not depend on where the bytes were cut.
+The cost per event is one append to a list: what came is put together now and then, the latest bytes are kept,
+counting is done when they are trimmed and at the end. The counts do not depend on where the bytes were cut.
 """
 
 import re
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
-_TRIM = 4 * KEPT
+_TRIM = 2 * KEPT
+MANY = 64  # pieces that are put together
 _DATA = b"\ndata:"
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
@@ -62,43 +63,66 @@ NOTHING = Usage()
 class Meter:
     """Feed it the body of one answer, chunk by chunk."""
 
-    __slots__ = ("_early", "_events", "_kept", "_stream")
+    __slots__ = ("_early", "_events", "_kept", "_size", "_stream", "pieces")
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._kept = bytearray(b"\n")
         self._events = 0
-        self._early = NOTHING
+        self._size = 0
+        self._early: Usage | None = None
+        self.pieces: list[bytes] = []  # the latest; whoever adds to them itself calls `settle` when there are MANY
 
     def feed(self, chunk: bytes) -> None:
-        self._kept += chunk
-        if len(self._kept) > _TRIM:
-            self._trim()
+        """The next piece, of any size."""
+        self.pieces.append(chunk)
+        self.settle()
+
+    def settle(self) -> None:
+        """Put the pieces to what is kept."""
+        if self.pieces:
+            data = b"".join(self.pieces)
+            self.pieces.clear()
+            self._size += len(data)
+            self._kept += data
+            if len(self._kept) > _TRIM:
+                self._trim()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        self.settle()
+        return self._size
 
     @property
     def has_event(self) -> bool:
         """Whether a `data:` line has begun."""
+        self.settle()
         return self._events > 0 or _DATA in self._kept
 
     @property
     def at_boundary(self) -> bool:
         """Whether the bytes so far end where an event may begin."""
+        self.settle()
         return self._kept == b"\n" or self._kept.endswith((b"\n\n", b"\r\n\r\n"))
 
     @property
     def events(self) -> int:
         """`data:` lines so far, `[DONE]` included."""
+        self.settle()
         return self._events + self._kept.count(_DATA)
 
     @property
     def done(self) -> bool:
         """Whether the stream said that it is complete in OpenAI's way."""
+        self.settle()
         return bytes(self._kept[-64:]).rstrip().endswith(b"data: [DONE]")
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
+        self.settle()
         found = find_usage(bytes(self._kept[-KEPT:]))
-        if self._early is not NOTHING:
+        if self._early is not None:
             found = found.or_else(self._early)
         if found.prompt is None and len(self._kept) > KEPT:
             found = found.or_else(find_usage(bytes(self._kept)))
@@ -110,7 +134,7 @@ class Meter:
         """Drop all but the end; a pattern that the cut would split stays whole in what is kept."""
         cut = len(self._kept) - KEPT
         dropped = bytes(self._kept[:cut])
-        if self._early is NOTHING:
+        if self._early is None:  # Anthropic's first event; what else there is of use comes last
             self._early = find_usage(dropped)
         seam = len(_DATA) - 1
         self._events += dropped.count(_DATA)

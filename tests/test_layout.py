@@ -25,7 +25,6 @@ REGISTRY = re.compile(rb"\b(?:pypi|pythonhosted|npmjs|crates|anaconda)\.(?:org|c
 THROUGH = {
     "proxy.answer": "tests/proxy/test_forward.py",
     "proxy.outcome": "tests/proxy/test_forward.py",
-    "proxy.relay": "tests/proxy/test_forward.py",
     "proxy.commandline": "tests/proxy/test_sources.py",
     "proxy.bodies": "tests/proxy/test_routes.py",
     "proxy.front": "tests/proxy/test_routes.py",

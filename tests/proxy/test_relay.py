@@ -1,0 +1,129 @@
+import asyncio
+import itertools
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy.headers import Field
+from slotproxy.proxy.relay import EngineConnection, Failure, IdleConnections, Kind
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+STYLES = (b"%x\r\n", b"%X\r\n", b"%04x\r\n", b"%x;name=value\r\n")
+
+
+class FakeTransport:
+    """As much of one as an EngineConnection uses."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def abort(self) -> None:
+        self.closed = True
+
+    close = abort
+
+
+class Recorder:
+    """A sink that remembers."""
+
+    def __init__(self) -> None:
+        self.body = b""
+        self.whole_chunks = 0
+        self.completed = 0
+        self.failures: list[Failure] = []
+
+    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> None:
+        return None
+
+    def receive(self, data: bytes, complete: bool) -> None:
+        assert not self.completed
+        self.body += data
+        self.completed += complete
+
+    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
+        assert chunk == b"%x\r\n%b\r\n" % (len(content), content)
+        assert not self.completed
+        self.body += content
+        self.whole_chunks += 1
+
+    def fail(self, failure: Failure) -> None:
+        self.failures.append(failure)
+
+
+def exchange(segments: list[bytes]) -> tuple[Recorder, FakeTransport, EngineConnection]:
+    """What a sink hears of an answer that comes in these segments."""
+    transport, sink = FakeTransport(), Recorder()
+    connection = EngineConnection(Upstream(instance="0", host="h", port=1), IdleConnections())
+    connection.connection_made(cast(asyncio.Transport, transport))
+    connection.send(b"", sink)
+    for segment in segments:
+        connection.data_received(segment)
+    return sink, transport, connection
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges) if start < end]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(STYLES), st.binary(min_size=1, max_size=30)), max_size=12),
+    st.lists(st.integers(0, 1000), max_size=30),
+    st.booleans(),
+)
+def test_the_body_does_not_depend_on_the_framing_nor_on_where_it_was_cut(
+    chunks: list[tuple[bytes, bytes]], places: list[int], aligned: bool
+) -> None:
+    framed = [HEAD, *(style % len(content) + content + b"\r\n" for style, content in chunks), b"0\r\n\r\n"]
+    sink, transport, _ = exchange(framed if aligned else cut(b"".join(framed), places))
+    assert (sink.body, sink.completed, sink.failures) == (b"".join(content for _, content in chunks), 1, [])
+    assert not transport.closed
+
+
+def test_a_segment_that_is_one_chunk_is_handed_on_as_it_came_if_a_chunk_went_before() -> None:
+    sink, _, _ = exchange([HEAD, b"1\r\na\r\n", b"2\r\nbc\r\n", b"3\r\ndef\r\n", b"0\r\n\r\n"])
+    assert (sink.body, sink.whole_chunks, sink.completed) == (b"abcdef", 2, 1)
+
+
+@pytest.mark.parametrize("half", [b"1", b"1\r", b"1\r\n", b"1\r\na", b"1\r\na\r", b"5;x=\r\n"])
+def test_what_looks_like_a_chunk_within_a_chunk_is_content(half: bytes) -> None:
+    inner = b"1\r\na\r\n"
+    framed = b"%x\r\n%b\r\n" % (len(inner), inner)
+    opening = framed[: framed.index(b"\n") + 1]
+    sink, _, _ = exchange([HEAD + b"1\r\nx\r\n", opening, inner, b"\r\n", b"0\r\n\r\n"])
+    assert (sink.body, sink.whole_chunks, sink.completed) == (b"x" + inner, 0, 1)
+    sink, _, _ = exchange([HEAD + b"1\r\nx\r\n" + half, inner])
+    assert sink.whole_chunks == 0
+
+
+@pytest.mark.parametrize(
+    "end", [b"zz\r\n", b"\r\n", b"1\r\nab\r\n", b"-1\r\na\r\n", b"0\r\nbad trailer\r\n\r\n", b"HTTP/1.1 200 OK\r\n"]
+)
+def test_bad_framing_after_whole_chunks_ends_the_exchange(end: bytes) -> None:
+    sink, transport, _ = exchange([HEAD, b"1\r\na\r\n", b"1\r\nb\r\n", end])
+    assert [failure.kind for failure in sink.failures] == [Kind.MALFORMED]
+    assert transport.closed
+
+
+def test_an_answer_that_ends_between_two_chunks_is_not_whole() -> None:
+    sink, _, connection = exchange([HEAD, b"1\r\na\r\n", b"1\r\nb\r\n"])
+    connection.connection_lost(None)
+    assert (sink.completed, [failure.kind for failure in sink.failures]) == (0, [Kind.RESET])
+
+
+def test_a_whole_chunk_after_the_end_of_an_answer_is_not_handed_to_the_next() -> None:
+    sink, transport, _ = exchange([HEAD, b"1\r\na\r\n", b"0\r\n\r\n", b"1\r\nb\r\n"])
+    assert (sink.body, sink.completed) == (b"a", 1)
+    assert transport.closed
