@@ -2,15 +2,17 @@
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import memory, ports, records
+from slotproxy.instances import memory, ports, records, strays
 from slotproxy.instances.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch, Place
 from slotproxy.instances.locks import FileLock, LockHeld
 from slotproxy.instances.memory import Reading
@@ -18,6 +20,8 @@ from slotproxy.instances.probe import Probe
 from slotproxy.instances.process import Exit, Process
 from slotproxy.instances.signs import Signs
 from slotproxy.instances.upstream import Upstream
+
+logger = logging.getLogger(__name__)
 
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5  # seconds between looks for readiness, growing
 FATAL_GRACE = 2.0  # seconds an engine that said why it cannot go on has to end by itself
@@ -121,14 +125,17 @@ class Engine:
 
 
 @asynccontextmanager
-async def spawned(name: str, launch: Launch, directory: Path) -> AsyncIterator[Engine]:
+async def spawned(name: str, launch: Launch, directory: Path, guardian: Guardian) -> AsyncIterator[Engine]:
     """A process in its own directory, under its own lock; nothing of either is left afterwards. Raises EngineFailed."""
     with _occupied(directory, locked=launch.profile.lock.holder == "supervisor"):
-        engine = await _spawn(name, launch, directory)
+        engine = await _spawn(name, launch, directory, guardian)
         try:
             yield engine
         finally:
             await engine.process.end()
+            left = await asyncio.to_thread(strays.end, directory)
+            if left:
+                logger.warning("instance %s: killed %s, which had left its process group", name, _processes(left))
             records.remove(directory)
 
 
@@ -152,14 +159,18 @@ def _occupied(directory: Path, *, locked: bool) -> Iterator[None]:
             lock.release()
 
 
-async def _spawn(name: str, launch: Launch, directory: Path) -> Engine:
+def _processes(pids: list[int]) -> str:
+    return f"process{'es' * (len(pids) > 1)} {', '.join(map(str, pids))}"
+
+
+async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian) -> Engine:
     signs = Signs(launch.profile)
     log = EngineLog(directory / "engine.log", signs.read)
     try:
         place = Place(directory=directory, port=ports.free(HOST))
         command = launch.command(place)
         environment = launch.environment(place, os.environ)
-        process = await Process.spawn(command, env=environment, cwd=launch.cwd(place), log=log)
+        process = await Process.spawn(command, env=environment, cwd=launch.cwd(place), log=log, guardian=guardian)
     except OSError as error:
         cause = Cause.CRASH if error.errno in TRANSIENT else Cause.EXECUTABLE
         raise EngineFailed(cause, f"{launch.program[0]} cannot be run: {error.strerror}") from None

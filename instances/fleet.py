@@ -7,6 +7,7 @@ from pathlib import Path
 
 from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
@@ -29,6 +30,7 @@ class Fleet:
         self,
         leases: Leases,
         probe: Probe,
+        guardian: Guardian,
         directory: Callable[[int], Path],
         on_transition: OnTransition,
         backoff: Backoff,
@@ -39,6 +41,7 @@ class Fleet:
         self._leaving: set[Instance] = set()
         self._leases = leases
         self._probe = probe
+        self._guardian = guardian
         self._directory = directory
         self._on_transition = on_transition
         self._backoff = backoff
@@ -71,6 +74,7 @@ class Fleet:
             self._directory(number),
             self._leases,
             self._probe,
+            self._guardian,
             self._on_transition,
             self._backoff,
         )

@@ -14,6 +14,7 @@ from slotproxy.instances import memory as readings
 from slotproxy.instances.backoff import Backoff, History
 from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
@@ -39,6 +40,7 @@ class Instance:
         directory: Path,
         leases: Leases,
         probe: Probe,
+        guardian: Guardian,
         on_transition: OnTransition,
         backoff: Backoff,
     ) -> None:
@@ -48,6 +50,7 @@ class Instance:
         self._launch = launch
         self._leases = leases
         self._probe = probe
+        self._guardian = guardian
         self._history = History(policy=backoff)
         self._loop = asyncio.get_running_loop()
         self._ready_at = 0.0  # when the engine became ready; 0: it did not yet
@@ -186,7 +189,7 @@ class Instance:
         self._ready_at = 0.0
         self.standing.step(Event.START)
         try:
-            async with spawned(self.id, self._launch, self.directory) as engine:
+            async with spawned(self.id, self._launch, self.directory, self._guardian) as engine:
                 self._engine = self._last_engine = engine
                 return await self._attend(engine)
         except EngineFailed as failed:

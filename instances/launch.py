@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import profiles
+from slotproxy.instances import profiles, strays
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.profiles import Profile
@@ -62,7 +62,8 @@ class Launch:
         words = self._words(place)
         scrubbed = (*self.profile.scrub, OURS)
         kept = {name: value for name, value in inherited.items() if not name.startswith(scrubbed)}
-        return kept | {name: _fill(value, words) for name, value in self.profile.env.items()}
+        ours = {name: _fill(value, words) for name, value in self.profile.env.items()}
+        return kept | ours | {strays.VARIABLE: str(place.directory)}
 
     def cwd(self, place: Place) -> Path:
         return Path(_fill(self.profile.cwd, self._words(place))) if self.profile.cwd else place.directory

@@ -5,13 +5,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from slotproxy.instances.enginelog import EngineLog
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.profiles import Stop
+from slotproxy.instances.reaper import exit_of
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
@@ -40,19 +41,20 @@ class Exit:
 class Process:
     """Owns the process from spawn to reaping. `exited` is done once it is reaped."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]", log: EngineLog) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, child: "subprocess.Popen[bytes]", log: EngineLog, guardian: Guardian) -> None:
         self.pid = child.pid
-        self.exited: asyncio.Future[int] = loop.create_future()
-        self._output = _Output(log, loop)
+        self._guardian = guardian
+        guardian.watch(self.pid)
+        self.exited = exit_of(child)
+        self._output = _Output(log, asyncio.get_running_loop())
         self._transport: asyncio.ReadTransport | None = None
         self._signalled = False
         self._closed = False
-        # A thread and not the event loop's own subprocesses: uvloop lets its descriptors leak into children.
-        threading.Thread(target=_reap, args=(child, loop, self.exited), name=f"reaper-{child.pid}", daemon=True).start()
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: EngineLog) -> "Process":
+    async def spawn(
+        cls, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: EngineLog, guardian: Guardian
+    ) -> "Process":
         """Raises OSError when the executable cannot be run."""
         reader, writer = os.pipe()
         try:
@@ -62,7 +64,7 @@ class Process:
             raise
         finally:
             os.close(writer)
-        process = cls(child, log)
+        process = cls(child, log, guardian)
         try:
             await process._listen(reader)
         except BaseException:
@@ -99,6 +101,7 @@ class Process:
             return
         self._closed = True
         self._signal(signal.SIGKILL)
+        self._guardian.forget(self.pid)
         if self._transport is not None:
             self._transport.close()
         self._output.close()
@@ -148,12 +151,6 @@ def _popen(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: in
         cwd=cwd,
         start_new_session=True,
     )
-
-
-def _reap(child: "subprocess.Popen[bytes]", loop: asyncio.AbstractEventLoop, exited: "asyncio.Future[int]") -> None:
-    code = child.wait()
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody wants to know any more
-        loop.call_soon_threadsafe(exited.set_result, code)
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from slotproxy.instances import strays
+
 logger = logging.getLogger(__name__)
 
 FILE = "instance.json"
@@ -48,10 +50,15 @@ def remove(directory: Path) -> None:
 
 
 async def end_leftovers(instances: Path) -> None:
-    """End the engines recorded under `instances` that are still alive and still ours, and forget the records."""
+    """End the engines recorded under `instances` that are still alive and still ours, and what they started.
+
+    Afterwards there is no record.
+    """
     async with asyncio.TaskGroup() as tasks:
         for directory in _recorded(instances):
             tasks.create_task(_end_leftover(directory))
+    for pid in await asyncio.to_thread(strays.end, instances):
+        logger.warning("killed process %d, left over from an earlier run", pid)
 
 
 def _recorded(instances: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from slotproxy.instances.errors import (
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.growth import Growth
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
@@ -63,7 +64,10 @@ class Supervisor:
         self._state_dir = StateDir(settings.state_dir)
         self._growth = Growth(settings)
         self._probe = Probe()
-        self._fleet = Fleet(leases, self._probe, self._state_dir.instance, self._on_transition, backoff or Backoff())
+        self._guardian = Guardian()
+        self._fleet = Fleet(
+            leases, self._probe, self._guardian, self._state_dir.instance, self._on_transition, backoff or Backoff()
+        )
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
@@ -259,7 +263,7 @@ class Supervisor:
     # Running
 
     async def _supply(self) -> None:
-        async with self._probe, asyncio.TaskGroup() as tasks:
+        async with self._probe, self._guardian, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
             for remote in self._remotes.values():

@@ -13,6 +13,7 @@ import pytest
 
 from slotproxy.instances import profiles
 from slotproxy.instances.backoff import Backoff
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
@@ -72,7 +73,7 @@ class World:
     def instance(self, launch: Launch, backoff: Backoff = QUICK) -> Instance:
         name = str(len(self.instances))
         directory = self.state_dir / "instances" / name
-        instance = Instance(name, launch, directory, self.leases, self.probe, self.moved, backoff)
+        instance = Instance(name, launch, directory, self.leases, self.probe, Guardian(), self.moved, backoff)
         self.instances.append(instance)
         return instance
 

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestServer
 from slotproxy.instances import ports
 from slotproxy.instances.engine import EngineFailed, spawned
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.locks import FileLock
 from slotproxy.instances.probe import Probe
@@ -36,7 +37,7 @@ def failing(cause: Cause, sentence: str) -> Iterator[None]:
 
 
 async def come_up(launch: Launch, directory: Path) -> None:
-    async with Probe() as probe, asyncio.timeout(SOON), spawned("0", launch, directory) as engine:
+    async with Probe() as probe, asyncio.timeout(SOON), spawned("0", launch, directory, Guardian()) as engine:
         await engine.wait_until_ready(probe)
         await engine.warm_up(probe)
 
@@ -44,7 +45,7 @@ async def come_up(launch: Launch, directory: Path) -> None:
 async def test_while_it_runs_it_has_its_own_lock_directory_and_record_and_afterwards_only_files(
     tmp_path: Path, gguf: Path
 ) -> None:
-    async with Probe() as probe, spawned("0", stub_launch(gguf), tmp_path / "0") as engine:
+    async with Probe() as probe, spawned("0", stub_launch(gguf), tmp_path / "0", Guardian()) as engine:
         await engine.wait_until_ready(probe)
         await engine.warm_up(probe)
         assert (engine.n_ctx, engine.models[0]["id"]) == (4096, "ds4")
@@ -60,7 +61,7 @@ async def test_while_it_runs_it_has_its_own_lock_directory_and_record_and_afterw
 
 
 async def test_what_the_relay_must_know_comes_from_the_profile(tmp_path: Path, gguf: Path) -> None:
-    async with spawned("7", stub_launch(gguf), tmp_path / "7") as engine:
+    async with spawned("7", stub_launch(gguf), tmp_path / "7", Guardian()) as engine:
         assert engine.upstream.instance == "7"
         assert (engine.upstream.keepalive, engine.upstream.write_stall) == (0.0, 2.0)
 
@@ -68,7 +69,7 @@ async def test_what_the_relay_must_know_comes_from_the_profile(tmp_path: Path, g
 async def test_an_engine_that_locks_for_itself_names_a_foreign_holder(tmp_path: Path, gguf: Path) -> None:
     (tmp_path / "0").mkdir()
     lock = FileLock.take(tmp_path / "0" / "engine.lock")
-    async with spawned("0", stub_launch(gguf), tmp_path / "0") as engine:
+    async with spawned("0", stub_launch(gguf), tmp_path / "0", Guardian()) as engine:
         await engine.process.exited
         failure = await engine.post_mortem(None)
         assert failure.cause is Cause.LOCK_HELD
@@ -141,12 +142,12 @@ async def test_the_post_mortem_believes_the_log_then_the_suspicion_then_the_exit
     tmp_path: Path, gguf: Path, code: str, suspected: Failure | None, cause: Cause
 ) -> None:
     launch = stub_launch(gguf, program=(sys.executable, "-c", code))
-    async with spawned("0", launch, tmp_path / "0") as engine:
+    async with spawned("0", launch, tmp_path / "0", Guardian()) as engine:
         assert (await engine.post_mortem(suspected)).cause is cause
 
 
 async def test_a_crash_is_told_with_its_last_words(tmp_path: Path, gguf: Path) -> None:
     launch = stub_launch(gguf, program=(sys.executable, "-c", "print('boom'); raise SystemExit(3)"))
-    async with spawned("0", launch, tmp_path / "0") as engine:
+    async with spawned("0", launch, tmp_path / "0", Guardian()) as engine:
         sentence = (await engine.post_mortem(None)).sentence
     assert sentence == "the engine exited with status 3; its last words: boom"

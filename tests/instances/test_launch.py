@@ -38,7 +38,7 @@ def test_ds4_gets_a_port_a_kv_directory_and_a_lock_of_its_own() -> None:
     ds4 = launch_of("ds4-server")
     command = " ".join(ds4.command(PLACE))
     assert "--port 4711 -c 2048 --kv-disk-dir /state/instances/3/kv" in command
-    assert ds4.environment(PLACE, {}) == {"DS4_LOCK_FILE": "/state/instances/3/engine.lock"}
+    assert ds4.environment(PLACE, {})["DS4_LOCK_FILE"] == "/state/instances/3/engine.lock"
 
 
 def test_the_users_own_arguments_come_last() -> None:
@@ -61,7 +61,10 @@ def test_inherited_settings_of_engines_and_our_own_are_scrubbed() -> None:
         "DS4_LOCK_FILE": "/tmp/ds4.lock",
         "SLOTPROXY_API_KEY": "secret",
     }
-    assert launch_of("llama-server").environment(PLACE, inherited) == {"PATH": "/bin"}
+    assert launch_of("llama-server").environment(PLACE, inherited) == {
+        "PATH": "/bin",
+        "INSTANCE_OF_SLOTPROXY": "/state/instances/3",
+    }
 
 
 def test_the_model_named_in_the_warm_up_is_the_one_served() -> None:

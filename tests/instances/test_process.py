@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from slotproxy.instances.enginelog import EngineLog
+from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.process import Exit, Process
 from slotproxy.instances.profiles import Stop
 from tests.instances.conftest import SOON
@@ -43,7 +44,9 @@ class Shell:
 
     async def spawn(self, code: str) -> Process:
         log = EngineLog(self.directory / "log", self._on_line)
-        return await Process.spawn([sys.executable, "-c", code], env={"A": "b"}, cwd=self.directory, log=log)
+        return await Process.spawn(
+            [sys.executable, "-c", code], env={"A": "b"}, cwd=self.directory, log=log, guardian=Guardian()
+        )
 
     async def line(self, number: int = 0) -> str:
         async with asyncio.timeout(SOON):
@@ -85,7 +88,7 @@ async def test_it_inherits_nothing_but_its_output(shell: Shell) -> None:
 async def test_a_program_that_cannot_be_run_raises(shell: Shell) -> None:
     log = EngineLog(shell.directory / "log", lambda line: None)
     with pytest.raises(FileNotFoundError):
-        await Process.spawn(["/nowhere/engine"], env={}, cwd=shell.directory, log=log)
+        await Process.spawn(["/nowhere/engine"], env={}, cwd=shell.directory, log=log, guardian=Guardian())
 
 
 async def test_term_ends_a_polite_one(shell: Shell) -> None:
