@@ -133,10 +133,10 @@ async def spawned(name: str, launch: Launch, directory: Path, guardian: Guardian
             yield engine
         finally:
             await engine.process.end()
+            records.remove(directory)
             left = await asyncio.to_thread(strays.end, directory)
             if left:
                 logger.warning("instance %s: killed %s, which had left its process group", name, _processes(left))
-            records.remove(directory)
 
 
 @contextmanager

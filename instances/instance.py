@@ -191,12 +191,14 @@ class Instance:
         try:
             async with spawned(self.id, self._launch, self.directory, self._guardian) as engine:
                 self._engine = self._last_engine = engine
-                return await self._attend(engine)
+                try:
+                    return await self._attend(engine)
+                finally:
+                    self._withdraw()  # also when this was cancelled: before the engine is gone
         except EngineFailed as failed:
             self.standing.step(Event.EXITED, failed.failure.sentence)
             return failed.failure
         finally:
-            self._withdraw()
             self._engine = None
 
     async def _attend(self, engine: Engine) -> Failure | None:
