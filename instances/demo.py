@@ -37,10 +37,15 @@ _PIECE = 1 << 20
 Progress = Callable[[int], None]
 
 
+def location(cache: Path | None = None) -> Path:
+    """Where the demo model is, or will be."""
+    return (cache or platformdirs.user_cache_path("slotproxy")) / NAME
+
+
 def fetch(cache: Path | None = None) -> Path:
     """The demo model's path; fetched first if the cache does not have it. Raises ModelError with one sentence."""
-    folder = cache or platformdirs.user_cache_path("slotproxy")
-    model = folder / NAME
+    model = location(cache)
+    folder = model.parent
     if _is_trusted(model):
         return model
     try:

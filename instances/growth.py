@@ -1,7 +1,6 @@
 """How many instances: as many as the user said, or one more for as long as it is predicted to fit."""
 
 import logging
-import os
 from collections.abc import Sequence
 
 from slotproxy.instances import memory, planner
@@ -25,13 +24,6 @@ class Growth:
         """From now on by these settings."""
         self._settings = settings
         self.limit = settings.memory_limit.within(self.total.size)  # bytes
-
-    @property
-    def threads(self) -> int:
-        """Of each engine, so that all of them together have no more than there are cores."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        expected = self._settings.instances or min(self._settings.max_instances, max(2, cores // 2))
-        return max(1, cores // expected)
 
     def another(self, instances: Sequence[Instance]) -> bool:
         """Whether one more is to be started after `instances`."""

@@ -60,10 +60,8 @@ class Launch:
     def environment(self, place: Place, inherited: Mapping[str, str]) -> dict[str, str]:
         """`inherited` without what would silently change the engine, and what the profile sets."""
         words = self._words(place)
-        scrubbed = (*self.profile.scrub, OURS)
-        kept = {name: value for name, value in inherited.items() if not name.startswith(scrubbed)}
         ours = {name: _fill(value, words) for name, value in self.profile.env.items()}
-        return kept | ours | {strays.VARIABLE: str(place.directory)}
+        return scrub(self.profile, inherited) | ours | {strays.VARIABLE: str(place.directory)}
 
     def cwd(self, place: Place) -> Path:
         return Path(_fill(self.profile.cwd, self._words(place))) if self.profile.cwd else place.directory
@@ -97,7 +95,24 @@ def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
     return profile
 
 
-async def plan(settings: SupplySettings, facts: ModelFacts, *, threads: int) -> Launch:
+def scrubbed(profile: Profile) -> tuple[str, ...]:
+    """Prefixes of the environment variables that its engines must not inherit."""
+    return (*profile.scrub, OURS)
+
+
+def scrub(profile: Profile, inherited: Mapping[str, str]) -> dict[str, str]:
+    """`inherited` as an engine may see it."""
+    return {name: value for name, value in inherited.items() if not name.startswith(scrubbed(profile))}
+
+
+def threads(settings: SupplySettings) -> int:
+    """Of each engine, so that all of them together have no more than there are cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    expected = settings.instances or min(settings.max_instances, max(2, cores // 2))
+    return max(1, cores // expected)
+
+
+async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
     """What every instance of `settings` has in common. Raises ConfigurationError."""
     profile = choose(settings.engine, facts, settings.engine_bin)
     found = program(profile, settings.engine_bin)
@@ -107,7 +122,7 @@ async def plan(settings: SupplySettings, facts: ModelFacts, *, threads: int) -> 
         model=facts.path.absolute(),
         name=facts.name,
         ctx=settings.ctx_size or profile.ctx,
-        threads=threads,
+        threads=threads(settings),
         extra_args=settings.engine_args,
         help_text=await help_text(profile, found),
     )
@@ -184,8 +199,12 @@ def _module_program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]
     needed = profile.requires or profile.module or ""
     if importlib.util.find_spec(needed) is None:
         raise ConfigurationError(f"the engine {profile.name} is not installed: {profile.install}")
-    # -P: the working directory is the instance's own and must not be searched for modules.
-    return (sys.executable, "-P", "-m", profile.module or "")
+    return run_module(profile.module or "")
+
+
+def run_module(module: str) -> tuple[str, ...]:
+    """By our own interpreter. -P: the working directory is the instance's own and must not be searched for modules."""
+    return (sys.executable, "-P", "-m", module)
 
 
 def _fill(text: str, words: Mapping[str, str]) -> str:

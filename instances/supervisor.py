@@ -368,7 +368,7 @@ class Supervisor:
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
         facts = await asyncio.to_thread(model.check, path)
-        return await launch.plan(settings, facts, threads=self._growth.threads)
+        return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
         settings, growth = self._settings, self._growth

@@ -1,17 +1,20 @@
 """The `slotproxy` command: from a command line to an exit code.
 
-0: stopped as asked. 1: it cannot run here and now. 2: what it was told cannot be done. 130: interrupted before that.
+0: stopped as asked, or shown. 1: it cannot run here and now. 2: what it was told cannot be done. 130: interrupted
+before that. 141: nobody reads what it shows.
 """
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
+from slotproxy.proxy.commandline import Invocation
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.logs import printable, set_up, write_line
-from slotproxy.proxy.sources import load
+from slotproxy.proxy.sources import read
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +22,11 @@ logger = logging.getLogger(__name__)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `slotproxy` with `argv` (default: of this process); its exit code."""
     try:
-        settings = load(sys.argv[1:] if argv is None else argv, os.environ)
+        invocation = read(sys.argv[1:] if argv is None else argv, os.environ)
+        settings = invocation.settings
         set_up(settings.log_format, settings.log_level)
+        if invocation.command != "serve":
+            return _show(invocation)
         for sentence in settings.warnings():
             logger.warning("%s", sentence)
         _check_parser()
@@ -30,6 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         logger.debug("the error below came from here", exc_info=True)
         return _refused(error)
+
+
+def _show(invocation: Invocation) -> int:
+    """Of the commands that print something and end each is loaded only if it is meant."""
+    settings = invocation.settings
+    try:
+        if invocation.command == "plan":
+            from slotproxy.proxy.commands import plan
+
+            return plan.run(settings, as_json=invocation.json)
+        from slotproxy.proxy.commands import engines
+
+        return engines.run(settings, invocation.engine, as_json=invocation.json)
+    except BrokenPipeError:  # as in `slotproxy plan | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's own flush fails
+        return 128 + signal.SIGPIPE
 
 
 def _serve(settings: Settings) -> int:

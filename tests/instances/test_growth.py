@@ -63,11 +63,3 @@ def test_auto_ends_at_the_most_that_is_allowed() -> None:
     plan = growing(max_instances=2)
     assert not plan.another([running(pss=1, private=1)] * 2)
     assert plan.decisions[0].reason == "max-instances"
-
-
-@pytest.mark.parametrize(
-    ("changes", "threads"),
-    [({"instances": 3}, 2), ({"instances": 20}, 1), ({}, 2), ({"max_instances": 2}, 4), ({"instances": 1}, 8)],
-)
-def test_all_engines_together_have_no_more_threads_than_there_are_cores(changes: dict[str, Any], threads: int) -> None:
-    assert growing(**changes).threads == threads

@@ -1,6 +1,8 @@
 import importlib.util
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,6 +11,7 @@ from slotproxy.instances import launch, profiles
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.launch import Launch, Place
 from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.settings import SupplySettings
 
 GGUF = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=1)
 DIRECTORY = ModelFacts(path=Path("/models/m"), name="m", kind="directory", size=1)
@@ -137,3 +140,14 @@ async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
     monkeypatch.setattr(launch, "HELP_TIMEOUT", 0.05)
     program = (executable(tmp_path / "engine", "#!/bin/sh\nexec sleep 60\n"),)
     assert "--load-mode" in await launch.help_text(profiles.load("llama-server"), program)
+
+
+@pytest.mark.parametrize(
+    ("changes", "threads"),
+    [({"instances": 3}, 2), ({"instances": 20}, 1), ({}, 2), ({"max_instances": 2}, 4), ({"instances": 1}, 8)],
+)
+def test_all_engines_together_have_no_more_threads_than_there_are_cores(
+    changes: dict[str, Any], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert launch.threads(SupplySettings(model=None, state_dir=Path(), **changes)) == threads

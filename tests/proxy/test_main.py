@@ -152,3 +152,39 @@ def test_help_and_version_end_with_0() -> None:
         done = run(option)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
+
+
+def test_a_command_that_shows_something_ends_with_0_and_loads_no_server(demo_model: Path) -> None:
+    program = (
+        "import sys; from slotproxy.proxy.__main__ import main; code = main(sys.argv[1:]); "
+        "loaded = {'aiohttp', 'uvloop'} & sys.modules.keys(); sys.exit(code or len(loaded))"
+    )
+    for argv in (["plan"], ["engines"], ["engines", "embedded"]):
+        done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), argv
+        assert done.stdout
+
+
+def test_serving_loads_nothing_of_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import sys; from slotproxy.proxy import server; from slotproxy.proxy.sources import load; load([], {}); "
+        "sys.exit(any(name.startswith(('rich', 'slotproxy.proxy.commands')) for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_command_refuses_in_one_line(tmp_path: Path) -> None:
+    for argv in (["plan", "--model", str(tmp_path / "no.gguf")], ["engines", "no-such"]):
+        done = run(*argv)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_a_reader_that_leaves_is_no_error(demo_model: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "slotproxy.proxy", "plan"]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")

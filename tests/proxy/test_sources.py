@@ -9,7 +9,7 @@ from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import MemoryLimit, UpstreamSpec
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.options import options
-from slotproxy.proxy.sources import load
+from slotproxy.proxy.sources import load, read
 
 
 def refusal(*argv: str, environ: Mapping[str, str] | None = None) -> str:
@@ -277,3 +277,47 @@ def test_version_says_which(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_help_meant_for_the_engine_is_not_answered() -> None:
     assert load(["--", "--help"], {}).engine_args == ("--help",)
+
+
+def test_a_command_is_read_with_the_settings_of_every_source(file: Path) -> None:
+    file.write_text("ctx-size = 2048\n")
+    argv = ["--json", "--config", str(file), "--", "--threads", "2"]
+    plan = read(["plan", *argv], {"SLOTPROXY_INSTANCES": "3", "SLOTPROXY_PORT": "9"})
+    assert (plan.command, plan.json, plan.engine) == ("plan", True, None)
+    settings = plan.settings
+    assert (settings.ctx_size, settings.instances, settings.engine_args) == (2048, 3, ("--threads", "2"))
+    engines = read(["engines", "embedded", *argv], {})
+    assert (engines.command, engines.json, engines.engine, engines.settings.ctx_size) == (
+        "engines",
+        True,
+        "embedded",
+        2048,
+    )
+    assert read(["engines"], {}).engine is None
+    assert read([], {}).command == read(["serve"], {}).command == "serve"
+
+
+def test_what_a_command_does_not_know_is_refused_as_elsewhere(file: Path) -> None:
+    assert refusal("plan", "--instnaces", "2") == "--instnaces is no option of slotproxy; did you mean --instances?"
+    assert refusal("plan", "x.gguf") == "'x.gguf' was not expected on the command line: see slotproxy --help"
+    assert "'b'" in refusal("engines", "a", "b")
+    assert "SLOTPROXY_JSON is no option" in refusal("plan", environ={"SLOTPROXY_JSON": "1"})
+    assert refusal("plan", "--ctx-size", "511").startswith("--ctx-size is '511', but must be")
+
+
+@pytest.mark.parametrize("command", ["plan", "engines"])
+def test_the_help_of_a_command_shows_the_options_that_matter_to_it(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read([command, "--help"], {})
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: slotproxy {command} " in shown
+    assert "--json" in shown
+    for name, found, _ in options(Settings):
+        assert (f"\n --{name} " in shown) is (found.plan and not found.tail)
+
+
+def test_json_is_an_option_of_commands_that_print() -> None:
+    assert "--json is no option" in refusal("--json")

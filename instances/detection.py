@@ -1,0 +1,86 @@
+"""What of an engine is found on this machine: its program, its version, which of the options that depend on it."""
+
+import asyncio
+import importlib.metadata
+import os
+import re
+import signal
+import subprocess
+from dataclasses import dataclass
+
+from slotproxy.instances import launch
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.profiles import Profile
+
+VERSION_TIMEOUT = 20.0  # seconds; some engines load half a framework to say it
+LONGEST = 200  # characters of a version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """Without a program the options are those of the newest engine."""
+
+    program: tuple[str, ...]  # as it would be run; where it is not installed as it is looked for
+    missing: str | None  # why it cannot be run, and what to do; None: it can
+    version: str | None  # None: it does not say
+    help_text: str
+
+
+async def detect(profile: Profile, engine_bin: str | None) -> Detection:
+    """Runs the engine with --version, and with --help if its profile asks for that."""
+    try:
+        program = launch.program(profile, engine_bin)
+        shown = await launch.help_text(profile, program)
+    except ConfigurationError as error:
+        newest = " ".join(options.flag for options in profile.options)
+        return Detection(program=_wanted(profile, engine_bin), missing=str(error), version=None, help_text=newest)
+    version = _of_package(profile) if profile.module is not None else await _of_program(profile, program)
+    return Detection(program=program, missing=None, version=version, help_text=shown)
+
+
+def _wanted(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
+    if profile.module is not None:
+        return launch.run_module(profile.module)
+    return (engine_bin or profile.executable or "",)
+
+
+def _of_package(profile: Profile) -> str | None:
+    package = profile.requires or (profile.module or "").partition(".")[0]
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+async def _of_program(profile: Profile, program: tuple[str, ...]) -> str | None:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *program,
+            "--version",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=launch.scrub(profile, os.environ),
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    try:
+        async with asyncio.timeout(VERSION_TIMEOUT):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        return None
+    finally:
+        if process.returncode is None:  # its whole group: what it has started would keep our pipe open
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return find_version(output.decode(errors="replace")) if process.returncode == 0 else None
+
+
+def find_version(said: str) -> str | None:
+    """The line of what an engine prints for --version that holds the version: the one that says so, or the first with
+    a digit. Device messages may stand before it.
+    """
+    lines = [line.strip()[:LONGEST] for line in said.splitlines()]
+    named = (line for line in lines if re.search(r"version\W+\S*\d", line, re.IGNORECASE))
+    return next(named, None) or next((line for line in lines if re.search(r"\d", line)), None)

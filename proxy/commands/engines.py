@@ -1,0 +1,172 @@
+"""`slotproxy engines`: the profiles, or one of them as it would be run here."""
+
+import asyncio
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from slotproxy.instances import demo, detection, launch, ports, profiles
+from slotproxy.instances.detection import Detection
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.launch import HOST, Launch, Place
+from slotproxy.instances.profiles import Profile
+from slotproxy.instances.statedir import StateDir
+from slotproxy.proxy.commands.terminal import Page, print_json
+from slotproxy.proxy.config import DEMO, Settings
+
+KINDS = {"gguf": "GGUF file", "directory": "directory"}
+NO_MODEL = Path("MODEL")  # where none was named and the demo model does not suit the engine
+
+
+def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
+    """Print the list, or what is known of `engine`; the exit code. Raises ConfigurationError."""
+    if engine is None:
+        return _list(as_json=as_json)
+    profile = profiles.load(engine)
+    found = asyncio.run(detection.detect(profile, settings.engine_bin))
+    plan = _plan(settings, profile, found)
+    place = Place(directory=StateDir(settings.state_dir).instance(0), port=ports.free(HOST))
+    if as_json:
+        print_json(document(found, plan, place))
+    else:
+        _show(found, plan, place)
+    return 0
+
+
+def _list(*, as_json: bool) -> int:
+    shipped = [profiles.load(name) for name in profiles.names()]
+    if as_json:
+        print_json([_row(profile) for profile in shipped])
+        return 0
+    page = Page()
+    page.table(
+        [_columns(profile) for profile in shipped],
+        heads=("engine", "models", "shares memory", "context", "installed"),
+    )
+    page.line()
+    page.line("slotproxy engines NAME shows one of them. --engine also takes the path of a profile of your own.")
+    page.show()
+    return 0
+
+
+def _row(profile: Profile) -> dict[str, Any]:
+    missing = _missing(profile)
+    return {
+        "name": profile.name,
+        "summary": profile.summary,
+        "models": list(profile.models),
+        "shares_memory": profile.memory.shared,
+        "context": profile.ctx,
+        "installed": missing is None,
+        "missing": missing,
+    }
+
+
+def _columns(profile: Profile) -> tuple[str, ...]:
+    kinds = " or ".join(KINDS.get(kind, kind) for kind in profile.models)
+    installed = "yes" if _missing(profile) is None else "no"
+    return profile.name, kinds, _yes(profile.memory.shared), f"{profile.ctx} tokens", installed
+
+
+def _missing(profile: Profile) -> str | None:
+    try:
+        launch.program(profile, None)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _plan(settings: Settings, profile: Profile, found: Detection) -> Launch:
+    """What an instance would be started with; the model need not be there."""
+    suits_demo = "gguf" in profile.models
+    unnamed = settings.model is None or settings.model == DEMO
+    model = (demo.location() if suits_demo else NO_MODEL) if unnamed else settings.model_path.absolute()
+    return Launch(
+        profile=profile,
+        program=found.program,
+        model=model,
+        name=model.name.removesuffix(".gguf"),
+        ctx=settings.ctx_size or profile.ctx,
+        threads=launch.threads(settings.supply(model)),
+        extra_args=settings.engine_args,
+        help_text=found.help_text,
+    )
+
+
+def document(found: Detection, plan: Launch, place: Place) -> dict[str, Any]:
+    """One profile for programs."""
+    return {
+        "name": plan.profile.name,
+        "summary": plan.profile.summary,
+        "installed": found.missing is None,
+        "missing": found.missing,
+        "version": found.version,
+        "options": {options.flag: options.flag in found.help_text for options in plan.profile.options},
+        "instance": {
+            "command": list(plan.command(place)),
+            "environment": {"set": _set(plan, place), "removed": _removed(plan, place)},
+            "cwd": str(plan.cwd(place)),
+        },
+        "profile": msgspec.to_builtins(plan.profile),
+    }
+
+
+def _show(found: Detection, plan: Launch, place: Place) -> None:
+    profile, page = plan.profile, Page()
+    page.line(f"{profile.name}: {profile.summary}", style="bold")
+    page.line()
+    page.table(_what(found, profile))
+    page.line()
+    page.line("The command of instance 0 (its port is chosen when it starts):", style="bold")
+    page.exact(shlex.join(plan.command(place)))
+    page.line()
+    page.line(f"It runs in {plan.cwd(place)}, with your environment and these changes:", style="bold")
+    for name, value in _set(plan, place).items():
+        page.exact(shlex.join([f"{name}={value}"]))
+    page.line(f"without {', '.join(f'{prefix}*' for prefix in launch.scrubbed(profile))}")
+    page.line()
+    page.line("The profile:", style="bold")
+    for key, value in _flat(msgspec.to_builtins(profile)):
+        page.exact(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    page.show()
+
+
+def _what(found: Detection, profile: Profile) -> Iterator[tuple[str, str]]:
+    yield "installed", "yes" if found.missing is None else f"no: {found.missing}"
+    if found.missing is None:
+        yield "version", found.version or "it does not say"
+    yield "models", " or ".join(KINDS.get(kind, kind) for kind in profile.models)
+    note = f": {profile.memory.note}" if profile.memory.note else ""
+    yield "shares memory", _yes(profile.memory.shared) + note
+    yield "context", f"{profile.ctx} tokens, unless --ctx-size says otherwise"
+    for options in profile.options:
+        has = options.flag in found.help_text
+        given = shlex.join(options.args if has else options.otherwise) or "nothing"
+        source = "its --help has it" if found.missing is None else "assumed"
+        yield options.flag, f"{f'yes ({source})' if has else 'no'}: it is given {given}"
+
+
+def _set(plan: Launch, place: Place) -> dict[str, str]:
+    return plan.environment(place, {})
+
+
+def _removed(plan: Launch, place: Place) -> list[str]:
+    """Names only: the values may be keys."""
+    return sorted(os.environ.keys() - plan.environment(place, os.environ).keys())
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value not in (None, (), [], {}):
+            yield f"{prefix}{key}", value
+
+
+def _yes(given: bool) -> str:
+    return "yes" if given else "no"

@@ -1,0 +1,134 @@
+"""`slotproxy plan`: what would run on this machine, and why."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from slotproxy.instances import demo, model, outlook
+from slotproxy.instances.outlook import RULE, Outlook
+from slotproxy.instances.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.planner import size
+from slotproxy.proxy.commands.terminal import Page, print_json
+from slotproxy.proxy.config import DEMO, Settings
+
+UNKNOWN = "unknown"
+
+
+def run(settings: Settings, *, as_json: bool) -> int:
+    """Print the plan; the exit code. Raises ConfigurationError where a start would."""
+    if not settings.local:
+        return _elsewhere(settings, as_json=as_json)
+    path = demo.fetch() if settings.model == DEMO else settings.model_path
+    found = outlook.look(settings.supply(path), model.check(path))
+    if as_json:
+        print_json(document(found))
+    else:
+        _show(found, settings)
+    return 0
+
+
+def document(found: Outlook) -> dict[str, Any]:
+    """The plan for programs. Sizes are bytes, contexts tokens; null: not known."""
+    facts, estimate = found.facts, found.estimate
+    slots = evaluate_parallel_slots(found.expected, found.ctx * found.expected, maximum=found.max_instances)
+    return {
+        "model": {
+            "name": facts.name,
+            "path": str(facts.path),
+            "kind": facts.kind,
+            "size": facts.size,
+            "architecture": facts.architecture,
+            "trained_context": facts.context,
+        },
+        "engine": {
+            "name": found.profile.name,
+            "installed": found.missing is None,
+            "missing": found.missing,
+            "shares_memory": found.profile.memory.shared,
+        },
+        "machine": {
+            "total": found.total.size,
+            "source": found.total.source,
+            "available": found.available,
+            "limit": found.limit,
+        },
+        "instances": {
+            "requested": found.instances,
+            "max": found.max_instances,
+            "expected": found.expected,
+            "why": found.why,
+        },
+        "context": {"each": found.ctx, "all": found.ctx * found.expected},
+        "estimate": {
+            "weights": estimate.weights,
+            "kv_per_token": facts.shape.kv_token,
+            "kv": estimate.kv,
+            "one_more": estimate.each,
+            "expected": estimate.total(found.expected),
+            "fit": {"limit": found.under_limit, "rule": found.under_rule, "available": found.under_available},
+        },
+        "parallel_slots": {
+            "requested": slots.requested,
+            "effective": slots.effective,
+            "warning": slots.warning,
+        },
+        "warnings": list(found.warnings()),
+    }
+
+
+def _show(found: Outlook, settings: Settings) -> None:
+    page = Page()
+    page.table(_what(found, settings))
+    page.line()
+    page.table(_numbers(found), heads=("", "estimated"))
+    page.line()
+    page.line("Estimated from the model file: weights and KV cache. Compute buffers and the engine's heap come on top.")
+    page.line(f"Instances: {found.why}.", style="bold")
+    if found.missing is not None:
+        page.line(f"Nothing would start now: {found.missing}", style="bold red")
+    for warning in found.warnings():
+        page.line(f"warning: {warning}", style="yellow")
+    page.show()
+
+
+def _what(found: Outlook, settings: Settings) -> Iterator[tuple[str, str]]:
+    facts = found.facts
+    trained = f"trained for {facts.context} tokens of context" if facts.context else ""
+    yield "model", ", ".join(filter(None, (facts.name, facts.architecture, size(facts.size), trained)))
+    yield "engine", f"{found.profile.name}: {found.profile.summary}"
+    yield "machine", f"{size(found.total.size)} ({found.total.source}), {size(found.available)} available now"
+    limit = settings.memory_limit
+    share = f" ({limit.percent:g}% of it)" if limit.percent is not None else ""
+    yield "limit", f"{size(found.limit)}{share}"
+
+
+def _numbers(found: Outlook) -> Iterator[tuple[str, str]]:
+    estimate = found.estimate
+    yield "context of each instance", f"{found.ctx} tokens"
+    yield f"weights, {'once for all' if estimate.shares else 'in each instance'}", size(estimate.weights)
+    yield "KV cache of a token", _size(found.facts.shape.kv_token)
+    yield "KV cache of each instance", _size(estimate.kv)
+    yield "one more instance", _size(estimate.each)
+    yield f"{found.expected} together" if found.expected > 1 else "one alone", _size(estimate.total(found.expected))
+    yield "fit under the limit", _number(found.under_limit)
+    yield f"fit under {RULE}% of the memory", _number(found.under_rule)
+    yield "fit into what is available now", _number(found.under_available)
+
+
+def _size(count: int | None) -> str:
+    return UNKNOWN if count is None else size(count)
+
+
+def _number(count: int | None) -> str:
+    return UNKNOWN if count is None else str(count)
+
+
+def _elsewhere(settings: Settings, *, as_json: bool) -> int:
+    urls = [upstream.url for upstream in settings.upstream]
+    if as_json:
+        print_json({"model": None, "upstreams": urls})
+        return 0
+    page = Page()
+    page.line("No engine would be started here: requests go to")
+    page.table((url,) for url in urls)
+    page.show()
+    return 0

@@ -1,0 +1,87 @@
+"""Versions as engines print them, and programs that do not."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from slotproxy.instances import detection, profiles
+from slotproxy.instances.detection import detect, find_version
+
+
+def engine(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("version: 5604 (0c1e5709)\nbuilt with cc for x86_64\n", "version: 5604 (0c1e5709)"),
+        ("ggml_cuda_init: found 1 CUDA devices:\n  Device 0: X\nversion: 1 (a)\n", "version: 1 (a)"),
+        ("ollama version is 0.33.0", "ollama version is 0.33.0"),
+        ("llamafile v0.9.3", "llamafile v0.9.3"),
+        ("0.33.0\n", "0.33.0"),
+        ("", None),
+        ("no digits here", None),
+    ],
+)
+def test_the_line_with_the_version_is_found_among_others(said: str, version: str | None) -> None:
+    assert find_version(said) == version
+
+
+async def test_a_program_is_asked_for_its_version_and_its_help(tmp_path: Path) -> None:
+    path = engine(
+        tmp_path / "llama-server", '[ "$1" = --help ] && echo "--load-mode MODE" || echo "version: 7 (x)" >&2'
+    )
+    found = await detect(profiles.load("llama-server"), path)
+    assert (found.program, found.missing, found.version) == ((path,), None, "version: 7 (x)")
+    assert "--load-mode" in found.help_text
+
+
+async def test_what_a_shell_has_set_for_the_engine_does_not_reach_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ARG_MODEL", "x1")
+    monkeypatch.setenv("SLOTPROXY_API_KEY", "x2")
+    path = engine(tmp_path / "llama-server", "echo version 1 $LLAMA_ARG_MODEL $SLOTPROXY_API_KEY")
+    assert (await detect(profiles.load("llama-server"), path)).version == "version 1"
+
+
+async def test_a_program_that_refuses_the_question_has_no_version(tmp_path: Path) -> None:
+    path = engine(tmp_path / "ds4-server", "echo unknown option 3; exit 2")
+    assert (await detect(profiles.load("ds4-server"), path)).version is None
+
+
+async def test_a_program_that_does_not_end_is_ended_with_what_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detection, "VERSION_TIMEOUT", 0.9)
+    path = engine(tmp_path / "ds4-server", f"sleep 60 &\necho $! > {tmp_path}/pid\nwait")
+    assert (await detect(profiles.load("ds4-server"), path)).version is None
+    started = int((tmp_path / "pid").read_text())
+    assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_an_engine_of_a_package_has_the_packages_version() -> None:
+    found = await detect(profiles.load("embedded"), None)
+    assert found.program[0] == sys.executable
+    assert (found.version or "").startswith("xllamacpp 20")
+
+
+async def test_a_module_without_a_package_of_its_own_says_nothing() -> None:
+    profile = msgspec.structs.replace(profiles.load("embedded"), module="json.tool", requires="json")
+    assert (await detect(profile, None)).version is None
+
+
+async def test_what_is_not_installed_is_shown_as_the_newest_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = await detect(profiles.load("llama-server"), None)
+    assert (found.program, found.version) == (("llama-server",), None)
+    assert "not installed" in (found.missing or "")
+    assert all(options.flag in found.help_text for options in profiles.load("llama-server").options)
+    absent = msgspec.structs.replace(profiles.load("embedded"), requires="no_such_package")
+    assert (await detect(absent, None)).program[1:] == ("-P", "-m", "slotproxy.instances.embedded")

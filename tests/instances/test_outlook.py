@@ -1,0 +1,121 @@
+"""What a plan concludes from the numbers; and that it takes them from where a start takes them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from slotproxy.instances import memory, model, outlook, profiles
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.estimate import Estimate
+from slotproxy.instances.memory import Total
+from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.outlook import Outlook
+from slotproxy.instances.settings import MemoryLimit, SupplySettings
+
+GIB = 1 << 30
+FACTS = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=4 * GIB)
+ROOMY = Outlook(
+    facts=FACTS,
+    profile=profiles.load("llama-server"),
+    missing=None,
+    ctx=4096,
+    total=Total(size=16 * GIB, source="physical memory"),
+    limit=10 * GIB,
+    available=9 * GIB,
+    instances=None,
+    max_instances=8,
+    estimate=Estimate(weights=4 * GIB, kv=GIB, shares=True),
+)
+
+
+def settings(path: Path, **more: object) -> SupplySettings:
+    return SupplySettings(model=path, state_dir=Path("/nowhere"), **more)  # type: ignore[arg-type]
+
+
+def test_the_same_estimate_is_held_against_limit_rule_and_what_is_available() -> None:
+    assert (ROOMY.under_limit, ROOMY.under_rule, ROOMY.under_available) == (6, 8, 5)
+
+
+def test_auto_goes_as_far_as_the_tightest_bound_and_says_which() -> None:
+    assert (ROOMY.expected, ROOMY.why.partition(";")[0]) == (5, "at most 5 instances (the estimate)")
+    bounded = replace(ROOMY, max_instances=3)
+    assert (bounded.expected, bounded.why.partition(";")[0]) == (3, "at most 3 instances (--max-instances)")
+    unknown = replace(ROOMY, estimate=Estimate(weights=GIB, kv=None, shares=True))
+    assert (unknown.expected, unknown.under_limit) == (8, None)
+
+
+def test_the_first_instance_is_started_even_where_it_does_not_fit_and_that_is_said() -> None:
+    tight = replace(ROOMY, limit=3 * GIB)
+    assert (tight.under_limit, tight.expected) == (0, 1)
+    assert "1 instance would take 5.0 GiB or more, the limit is 3.0 GiB" in list(tight.warnings())
+
+
+def test_a_number_that_was_asked_for_is_kept_and_judged() -> None:
+    asked = replace(ROOMY, instances=9)
+    assert (asked.expected, asked.why) == (9, "9 instances, as asked")
+    assert list(asked.warnings()) == [
+        "9 instances would take 13.0 GiB or more, the limit is 10.0 GiB",
+        "9 instances, started as asked, are more than --max-instances 8",
+    ]
+    assert list(replace(asked, instances=6).warnings()) == [
+        "6 instances would take 10.0 GiB or more, 9.0 GiB are available now"
+    ]
+    assert list(replace(asked, instances=5).warnings()) == []
+
+
+def test_a_context_below_the_floor_or_above_what_was_trained_is_warned_about(demo_model: Path) -> None:
+    small = replace(ROOMY, ctx=512)
+    assert list(small.warnings()) == [
+        "--ctx-size 512: 512 tokens of context for each slot are few: most conversations need 1024 or more"
+    ]
+    large = replace(ROOMY, facts=model.check(demo_model), ctx=8193)
+    assert list(large.warnings()) == ["8193 tokens of context are more than the 8192 that the model was trained for"]
+    assert list(replace(large, ctx=8192).warnings()) == []
+
+
+def test_an_engine_that_does_not_share_is_warned_about() -> None:
+    private = msgspec.structs.replace(ROOMY.profile, memory=profiles.Memory(shared=False, note="it copies"))
+    (warning,) = replace(ROOMY, profile=private, estimate=Estimate(weights=GIB, kv=1, shares=False)).warnings()
+    assert warning == (
+        "llama-server does not share the model's memory: every instance has a copy of its own (it copies)"
+    )
+
+
+def test_a_model_that_does_not_tell_its_cost_is_planned_without_an_estimate() -> None:
+    unknown = replace(ROOMY, estimate=Estimate(weights=GIB, kv=None, shares=True))
+    assert list(unknown.warnings()) == [
+        "/models/m.gguf does not tell what a token of context costs, so how many fit is not estimated"
+    ]
+
+
+def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "effective_total", lambda: Total(size=GIB, source="cgroup limit"))
+    monkeypatch.setattr(memory, "available", lambda: 7)
+    wanted = settings(demo_model, ctx_size=2048, memory_limit=MemoryLimit(percent=50), instances=3, max_instances=4)
+    found = outlook.look(wanted, model.check(demo_model))
+    assert (found.ctx, found.total.source, found.limit, found.available) == (2048, "cgroup limit", GIB // 2, 7)
+    assert (found.instances, found.max_instances, found.profile.name) == (3, 4, "embedded")
+    assert found.estimate == Estimate(weights=98362432, kv=2048 * 23040, shares=True)
+    assert found.missing is None
+
+
+def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
+    found = outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+    assert found.ctx == profiles.load("ds4-server").ctx
+
+
+def test_an_engine_that_is_not_installed_can_be_planned_with(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+    assert "not installed" in (found.missing or "")
+    assert found.expected >= 1
+
+
+def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigurationError):
+        outlook.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
+    with pytest.raises(ConfigurationError):
+        outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))

@@ -1,0 +1,159 @@
+"""`slotproxy plan`: what it prints for people and for programs, and what it refuses in one sentence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotproxy.instances import demo
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.proxy.commands import plan
+from slotproxy.proxy.sources import read
+
+
+@pytest.fixture(autouse=True)
+def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+def run(*argv: str) -> int:
+    invocation = read(["plan", *argv], {})
+    return plan.run(invocation.settings, as_json=invocation.json)
+
+
+def document(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert run("--json", *argv) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def page(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert run(*argv) == 0
+    return capsys.readouterr().out
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        run(*argv)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_the_demo_model_is_planned_by_its_header(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    found = document(capsys, "--memory-limit", "1GiB", "--ctx-size", "8192")
+    assert found["model"] == {
+        "name": "SmolLM2-135M-Instruct.Q4_1",
+        "path": str(demo_model),
+        "kind": "gguf",
+        "size": 98362432,
+        "architecture": "llama",
+        "trained_context": 8192,
+    }
+    assert found["context"] == {"each": 8192, "all": 8192 * found["instances"]["expected"]}
+    estimate = found["estimate"]
+    assert (estimate["weights"], estimate["kv_per_token"], estimate["kv"]) == (98362432, 23040, 8192 * 23040)
+    assert estimate["fit"]["limit"] == ((1 << 30) - 98362432) // (8192 * 23040) == 5
+    assert found["machine"]["limit"] == 1 << 30
+    assert (found["instances"]["requested"], found["instances"]["expected"]) == (None, 5)
+    assert found["warnings"] == []
+
+
+def test_without_a_model_it_is_the_demo_model(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    assert document(capsys)["model"]["path"] == str(demo_model) == str(demo.location())
+
+
+def test_the_page_has_what_the_document_has(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    text = page(capsys, "--memory-limit", "1GiB", "--ctx-size", "8192")
+    rows = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in text.splitlines() if "  " in line}
+    assert rows["context of each instance"] == "8192 tokens"
+    assert rows["weights, once for all"] == "93.8 MiB"
+    assert rows["KV cache of a token"] == "22.5 KiB"
+    assert rows["KV cache of each instance"] == rows["one more instance"] == "180.0 MiB"
+    assert rows["5 together"] == "993.8 MiB"
+    assert rows["fit under the limit"] == "5"
+    assert "fit under 80% of the memory" in rows
+    assert "Instances: at most 5 instances" in text
+
+
+def test_numbers_asked_for_are_evaluated_by_the_one_function(
+    capsys: pytest.CaptureFixture[str], demo_model: Path
+) -> None:
+    found = document(capsys, "--instances", "9", "--ctx-size", "2048")
+    assert found["parallel_slots"] == {"requested": 9, "effective": 8, "warning": "Clamped"}
+    assert found["instances"]["expected"] == 9
+    assert found["warnings"] == ["9 instances, started as asked, are more than --max-instances 8"]
+    assert document(capsys, "--ctx-size", "600")["parallel_slots"]["warning"] == "BelowPerSlotFloor"
+
+
+def test_a_warning_stands_on_the_page_with_its_word(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    assert "\nwarning: --ctx-size 600: 600 tokens of context" in page(capsys, "--ctx-size", "600")
+
+
+def test_an_engine_that_is_missing_is_said_and_the_plan_is_made(
+    capsys: pytest.CaptureFixture[str], demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    text = page(capsys, "--engine", "ds4-server")
+    assert "Nothing would start now: the engine ds4-server is not installed: build ds4" in text
+    assert "context of each instance" in text
+    assert document(capsys, "--engine", "ds4-server")["engine"]["installed"] is False
+
+
+def test_every_option_of_serve_may_stand_there(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    argv = ["--port", "9", "--queue-limit", "1", "--instances", "2", "--", "--threads", "1"]
+    assert document(capsys, *argv)["instances"]["expected"] == 2
+
+
+def test_a_model_directory_is_planned_by_its_config_and_its_weights(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "Small-4bit"
+    folder.mkdir()
+    config = {"model_type": "qwen3", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config | {"head_dim": 8, "max_position_embeddings": 4096}))
+    (folder / "model.safetensors").write_bytes(bytes(1000))
+    profile = tmp_path / "engine.toml"
+    text = """
+        name = "mine"
+        summary = "mine"
+        install = "install it"
+        models = ["directory"]
+        executable = "true"
+        args = []
+        ctx = 4096
+        [ready]
+        [warm-up]
+        body = {}
+        [idle]
+        kind = "delay"
+        [memory]
+        shared = false
+    """
+    profile.write_text("\n".join(line.strip() for line in text.splitlines()))
+    found = document(capsys, "--model", str(folder), "--engine", str(profile), "--memory-limit", "1MiB")
+    kv = 2 * 2 * 16 * 2 * 4096
+    assert (found["model"]["kind"], found["model"]["size"]) == ("directory", 1000)
+    assert found["estimate"]["one_more"] == 1000 + kv  # every instance has a copy of its own
+    assert found["estimate"]["fit"]["limit"] == (1 << 20) // (1000 + kv)
+    assert "mine does not share" in " ".join(found["warnings"])
+
+
+def test_upstreams_alone_mean_that_nothing_is_started_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert document(capsys, "--upstream", "http://h:1") == {"model": None, "upstreams": ["http://h:1"]}
+    assert "http://h:1" in page(capsys, "--upstream", "http://h:1")
+
+
+def test_what_no_engine_could_load_is_refused(demo_model: Path, tmp_path: Path) -> None:
+    assert "there is no model at" in refusal("--model", str(tmp_path / "no.gguf"))
+    cut = tmp_path / "cut.gguf"
+    with demo_model.open("rb") as file:
+        cut.write_bytes(file.read(3000))
+    assert "is corrupt or incomplete" in refusal("--model", str(cut))
+    other = tmp_path / "other.gguf"
+    other.write_text("<html>")
+    assert "is not a GGUF file" in refusal("--model", str(other))
+    assert "neither a file nor a directory" in refusal("--model", "/dev/null")
+    assert "there is no engine profile 'x'" in refusal("--engine", "x")
+    assert "must be a whole number, 512 or more" in refusal("--ctx-size", "511")
