@@ -60,7 +60,7 @@ def _engine_arguments(tail: list[str] | None) -> Source:
                     f"{argument.name} is no option: write what engines get after --, as in -- --threads 4"
                 )
             if option.tail and tail:
-                _give(argument, tail, DELIMITER)
+                _give(argument, option, tail, DELIMITER)
 
     return give
 
@@ -72,7 +72,7 @@ def _environment(environ: Mapping[str, str]) -> Source:
             if variable.startswith(PREFIX):
                 _check_known(variable, known, f"the environment variable {variable} is no option of slotproxy")
                 argument, option = known[variable]
-                _give(argument, _words(environ[variable], variable, option), variable)
+                _give(argument, option, _words(environ[variable], variable, option), variable)
 
     return give
 
@@ -97,7 +97,7 @@ def _file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) 
         if key == "config":
             raise ConfigurationError(f"config cannot stand in {path} itself: name the file on the command line")
         argument, option = known[key]
-        _give(argument, _texts(value, option, f"{key} in {path}"), f"{key} in {path}")
+        _give(argument, option, _texts(value, option, f"{key} in {path}"), f"{key} in {path}")
 
 
 def _read_toml(path: Path, token: Token) -> dict[str, Any]:
@@ -128,11 +128,14 @@ def _options(arguments: ArgumentCollection) -> dict[str, tuple[Argument, Option]
     }
 
 
-def _give(argument: Argument, values: Iterable[str], keyword: str) -> None:
-    """Unless a source that counts before this one has given the option already."""
-    if not argument.tokens:
-        for index, value in enumerate(values):
-            argument.append(Token(keyword=keyword, value=value, source=keyword, index=index))
+def _give(argument: Argument, option: Option, values: Iterable[str], keyword: str) -> None:
+    """Unless a source that counts before this one has given the option already; even then the values must be sound."""
+    tokens = [Token(keyword=keyword, value=value, source=keyword, index=index) for index, value in enumerate(values)]
+    if argument.tokens and tokens:
+        option(object, tokens)
+    elif not argument.tokens:
+        for token in tokens:
+            argument.append(token)
 
 
 def _check_known(name: str, known: Iterable[str], sentence: str) -> None:

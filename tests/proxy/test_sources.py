@@ -195,6 +195,26 @@ def test_a_wrong_value_is_refused_by_the_place_it_stands_in(file: Path) -> None:
     assert refusal("--config", str(file)).startswith(f"port in {file} is '99999', but must be")
 
 
+def test_a_wrong_value_is_refused_even_where_another_counts_first(file: Path) -> None:
+    file.write_text("port = 99999\n")
+    assert refusal("--port", "1", "--config", str(file)).startswith(f"port in {file} is '99999', but must be")
+    assert refusal("--port", "1", environ={"SLOTPROXY_PORT": "x"}).startswith("SLOTPROXY_PORT is 'x', but must be")
+    environ = {"SLOTPROXY_CONFIG": str(file), "SLOTPROXY_PORT": "1"}
+    assert refusal(environ=environ).startswith(f"port in {file} is '99999', but must be")
+    file.write_text('upstream = ["nonsense"]\n')
+    assert "upstream in" in refusal("--upstream", "http://a", "--config", str(file))
+
+
+def test_sound_values_of_lesser_sources_stay_without_effect(file: Path) -> None:
+    file.write_text('port = 2\nupstream = ["http://a"]\nengine-args = []\n')
+    settings = load(["--port", "1", "--upstream", "http://b", "--config", str(file), "--", "-t", "1"], {})
+    assert (settings.port, [one.url for one in settings.upstream], settings.engine_args) == (
+        1,
+        ["http://b"],
+        ("-t", "1"),
+    )
+
+
 def test_a_context_under_512_tokens_is_refused() -> None:
     assert refusal("--ctx-size", "511") == "--ctx-size is '511', but must be a whole number, 512 or more"
 
