@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from slotproxy.instances.errors import HeldBack, InstanceError
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.ratelimits import Field
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.upstream import Upstream
 
@@ -44,13 +46,29 @@ class Aftercare:
         """`hang` restarts the instance; anything else withdraws it until it is known to be alive."""
         member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
-            member.doubt()
+            member.failed(reason)
         elif member is not None and reason == "hang":
             member.restart(Failure(cause=Cause.HANG, sentence="the engine gave no answer in time"))
         elif member is not None and upstream not in self._doubted:
             self._leases.withdraw(upstream)
             self._doubted.add(upstream)
             self._tasks.create_task(self._reconsider(member, upstream))
+
+    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        """What it says of its rate limits decides how much it is asked."""
+        member = None if self._closed else self._behind(upstream)
+        if isinstance(member, Remote):
+            member.answered(status, fields, body)
+
+    def in_vain(self, seconds: float) -> InstanceError | None:
+        """Only where there are no instances: they may be starting, or come back."""
+        remotes = [member for member in self._members() if isinstance(member, Remote)]
+        if not remotes or len(remotes) < len(self._members()):
+            return None
+        soonest = min(remotes, key=lambda remote: remote.pause)
+        if soonest.pause <= seconds:
+            return None
+        return HeldBack(f"{soonest.upstream.authority} takes no request: {soonest.why_held_back}", soonest.pause)
 
     def _behind(self, upstream: Upstream) -> Instance | Remote | None:
         return next((member for member in self._members() if member.upstream is upstream), None)

@@ -34,6 +34,7 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         slots=spec.slots,
         overflow=spec.overflow,
         tls=tls,
+        observed=True,
         # SDKs are given a base URL that ends in /v1, and the paths that clients ask us for begin with it.
         base_path=parts.path.rstrip("/").removesuffix("/v1"),
         keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,

@@ -25,6 +25,14 @@ class QueueTimeout(InstanceError):
     """No slot came free within the wait the caller allowed."""
 
 
+class HeldBack(InstanceError):
+    """Whoever could serve takes no request for longer than the caller would wait; the message says why."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class NoInstances(InstanceError):
     """Every instance has failed for good; the message says why."""
 

@@ -6,22 +6,33 @@ engine idle.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Set
 from typing import Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.pool import NOBODY, Grant, Pool, Ticket
+from slotproxy.instances.ratelimits import Field
+from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Upstream
 
 
 class UpstreamOwner(Protocol):
-    """Who is told what requests learn about upstreams. Neither method may block or raise."""
+    """Who is told what requests learn about upstreams. No method may block or raise."""
 
     def abandoned(self, lease: "Lease") -> None:
         """The request ended before its answer did; the owner releases the lease once the engine is idle."""
 
     def failed(self, upstream: Upstream, reason: str) -> None:
         """A request found `upstream` dead, hung or talking nonsense; `reason` is one of relay's error kinds."""
+
+    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        """An upstream that is to be observed answered: `body` of a refusal, else empty. `status` None: `body` is the
+        error object of an event within a stream.
+        """
+
+    def in_vain(self, seconds: float) -> InstanceError | None:
+        """Why nobody takes a request within so many seconds, now that nobody offers a slot; None: somebody may."""
 
 
 class Lease:
@@ -54,6 +65,12 @@ class _Unowned:
     def failed(self, upstream: Upstream, reason: str) -> None:
         pass
 
+    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        pass
+
+    def in_vain(self, seconds: float) -> InstanceError | None:
+        return None
+
 
 class Leases:
     """The one queue and every slot behind it."""
@@ -63,6 +80,8 @@ class Leases:
         self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
         self._refusal: Callable[[], InstanceError] | None = None
+        self._waited = 0.0  # seconds, by all that got a slot
+        self._errors: Counter[str] = Counter()
         self.owner: UpstreamOwner = _Unowned()
 
     @property
@@ -72,6 +91,10 @@ class Leases:
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         return self._pool.members
+
+    def offers(self, exclude: Set[Hashable] = NOBODY) -> bool:
+        """Whether anybody but those in `exclude` has slots at all, leased or not."""
+        return self._pool.offers(exclude)
 
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
@@ -96,11 +119,15 @@ class Leases:
         return None
 
     async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY) -> Lease:
-        """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout or the refusal in force."""
+        """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
+        if not self._pool.offers(exclude) and (error := self.owner.in_vain(timeout)) is not None:
+            raise error
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         ticket, grants = self._pool.join(exclude)
-        granted = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        granted = self._waiting[ticket] = loop.create_future()
         self._deliver(grants)
         try:
             async with asyncio.timeout(timeout):
@@ -109,11 +136,29 @@ class Leases:
             # Whatever ended the wait, a grant may have met it in the same tick: leaving returns that slot too.
             self._deliver(self._pool.leave(ticket))
             if isinstance(error, TimeoutError):
+                self._errors["timeout"] += 1
                 raise QueueTimeout from None
             raise
         finally:
             del self._waiting[ticket]
+        self._waited += loop.time() - began
         return Lease(self, ticket, upstream)
+
+    def unserved(self, kind: str) -> None:
+        """Count a request that an upstream did not serve; `kind` is a field of Errors."""
+        self._errors[kind] += 1
+
+    @property
+    def statistics(self) -> PoolStatistics:
+        pool = self._pool
+        return PoolStatistics(
+            concurrency_limit=pool.slots,
+            active=pool.active,
+            queued=pool.queued,
+            requests=pool.granted,
+            errors=Errors(**self._errors),
+            average_wait=self._waited / pool.granted if pool.granted else 0.0,
+        )
 
     def add(self, upstream: Upstream, slots: int | None = None) -> None:
         """Offer the slots of `upstream`, or only so many of them."""

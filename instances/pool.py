@@ -37,7 +37,7 @@ class Pool(Generic[M]):
         self._leases: dict[Ticket, Seat] = {}
         self._queue: dict[Ticket, Set[Hashable]] = {}
         self._tickets = itertools.count(1)
-        self._grants = itertools.count(1)
+        self.granted = 0  # leases so far
 
     def __repr__(self) -> str:
         seats = ", ".join(f"{seat.member}={seat.leased}/{seat.slots}" for seat in self._seats.values())
@@ -51,6 +51,20 @@ class Pool(Generic[M]):
     def members(self) -> tuple[M, ...]:
         """Those that may be granted, in the order they were added."""
         return tuple(self._seats)
+
+    @property
+    def slots(self) -> int:
+        """Offered by all members together."""
+        return sum(seat.slots for seat in self._seats.values())
+
+    def offers(self, exclude: Set[Hashable]) -> bool:
+        """Whether a member that is not in `exclude` has slots, leased or not."""
+        return any(seat.slots > 0 and seat.member not in exclude for seat in self._seats.values())
+
+    @property
+    def active(self) -> int:
+        """Leases that are out."""
+        return len(self._leases)
 
     def leased(self, member: M) -> int:
         """Slots of `member` that are out, also after it was withdrawn."""
@@ -132,6 +146,6 @@ class Pool(Generic[M]):
 
     def _grant(self, ticket: Ticket, seat: Seat) -> Grant[M]:
         seat.leased += 1
-        seat.last_grant = next(self._grants)
+        self.granted = seat.last_grant = self.granted + 1
         self._leases[ticket] = seat
         return Grant(ticket, seat.member)

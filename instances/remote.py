@@ -1,6 +1,12 @@
-"""A server that runs elsewhere (`--upstream`): never started or stopped, polled, offered while it is healthy."""
+"""A server that runs elsewhere (`--upstream`): never started or stopped, polled, offered while it is healthy, and asked
+no more than its rate limits allow.
+"""
 
 import asyncio
+import logging
+import random
+import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +14,10 @@ from slotproxy.instances.endpoint import MODELS
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
+from slotproxy.instances.pace import Pace
 from slotproxy.instances.probe import Probe, resolve
-from slotproxy.instances.snapshot import Kind, Member, OnTransition
+from slotproxy.instances.ratelimits import Allowance, Field, Reason, allowances, refusal, scarce, starved
+from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
 from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
 
@@ -17,7 +25,15 @@ HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling
 IMPATIENCE = 0.5  # seconds between looks at one that does not serve while requests wait
 HEALTH = "/health"
+KINDS = {Reason.RATE_LIMIT: "refused", Reason.QUOTA: "refused", Reason.OVERLOAD: "unavailable"}  # fields of Errors
+SENTENCES = {
+    Reason.RATE_LIMIT: "its rate limit is reached",
+    Reason.OVERLOAD: "it is overloaded",
+    Reason.QUOTA: "its quota or spend limit is used up",
+}
 SILENT = "it does not answer"
+
+logger = logging.getLogger(__name__)
 
 
 class Remote:
@@ -31,6 +47,12 @@ class Remote:
         self._leases = leases
         self._probe = probe
         self._n_ctx: int | None = None
+        self._pace = Pace(upstream.slots)
+        self._limits: Mapping[str, Allowance] = {}
+        self._requests = 0
+        self._errors: Counter[str] = Counter()
+        self._offered = upstream.slots
+        self._resumption: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
         self._doubted = asyncio.Event()
 
@@ -50,11 +72,61 @@ class Remote:
             restarts=self.standing.restarts,
             reason=self.standing.reason,
             since=self.standing.since,
+            offered=self._offered,
+            traffic=self._traffic(),
+        )
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is asked again; 0: now."""
+        return max(0.0, self._pace.until - time.monotonic())
+
+    @property
+    def why_held_back(self) -> str:
+        """A clause about it."""
+        return SENTENCES[self._pace.reason or Reason.RATE_LIMIT]
+
+    def _traffic(self) -> Traffic:
+        reason = self._pace.reason
+        return Traffic(
+            requests=self._requests,
+            errors=Errors(**self._errors),
+            pause=self.pause,
+            held_back=None if reason is None else reason.value,
+            limits=self._limits,
         )
 
     def stop(self) -> None:
         self._stopped.set()
         self._doubted.set()
+        if self._resumption is not None:
+            self._resumption.cancel()
+
+    def answered(self, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        """A request was answered: see UpstreamOwner."""
+        if status is not None:
+            self._requests += 1
+        now, wall = time.monotonic(), time.time()
+        told = refusal(status, fields, body, wall)
+        self._limits = allowances(fields, wall) or self._limits
+        if told is not None:
+            self._errors[KINDS[told.reason]] += 1
+            self._pace.refused(told, now, random.random())
+        elif status is not None:
+            if status >= 500:
+                self._errors["other"] += 1
+            self._pace.answered(now, scarce=scarce(self._limits))
+            if wait := starved(self._limits):
+                self._pace.starved(wait, now, random.random())
+        self._keep_pace()
+
+    def failed(self, reason: str) -> None:
+        """A request found it wanting: see UpstreamOwner."""
+        if reason == "hang":
+            self._errors["timeout"] += 1
+        elif reason != "unavailable":  # that one was an answer, and is counted
+            self._errors["other"] += 1
+        self.doubt()
 
     def doubt(self) -> None:
         """A request found it wanting: no leases until it was looked at again, which is now."""
@@ -115,7 +187,27 @@ class Remote:
             where = f"{self.upstream.authority}{self.upstream.base_path}, {self.upstream.slots} slots"
             self.standing.step(Event.HEALTHY, where)
         if self.upstream not in self._leases.upstreams:
-            self._leases.add(self.upstream)
+            self._leases.add(self.upstream, self._offered)
+
+    def _keep_pace(self) -> None:
+        """Offer what it may have now, and what it may have after a pause when that is over."""
+        now = time.monotonic()
+        slots, before, pause = self._pace.slots(now), self._offered, self._pace.until - now
+        self._offered = slots
+        self._leases.resize(self.upstream, slots)
+        if self._resumption is not None:
+            self._resumption.cancel()
+            self._resumption = None
+        if pause > 0 and not self._stopped.is_set():
+            self._resumption = asyncio.get_running_loop().call_later(pause, self._keep_pace)
+        if slots != before and (0 in (slots, before) or slots == self.upstream.slots):
+            self._tell(slots, pause)
+
+    def _tell(self, slots: int, pause: float) -> None:
+        if slots:
+            logger.info("upstream %s: %d of %d slots", self.id, slots, self.upstream.slots)
+        else:
+            logger.warning("upstream %s: %s, it is asked again in %.1f s", self.id, self.why_held_back, pause)
 
     def _lose(self, trouble: str) -> None:
         self._leases.withdraw(self.upstream)

@@ -8,6 +8,7 @@ from typing import Any
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import Reading
 from slotproxy.instances.planner import Decision
+from slotproxy.instances.ratelimits import Allowance
 
 
 class Kind(enum.Enum):
@@ -23,6 +24,43 @@ class Transition:
     before: State
     after: State
     cause: str  # word of a bounded set: why it last failed ("crash", "hang", "lock-held", ...), "" if it never did
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Requests that were not served, by how that showed."""
+
+    refused: int = 0  # 429: too many requests, or out of quota (402)
+    unavailable: int = 0  # 503 and 529: overloaded
+    timeout: int = 0  # no answer in time, or no slot in time
+    other: int = 0  # the connection failed, the answer was no HTTP
+
+    @property
+    def total(self) -> int:
+        return self.refused + self.unavailable + self.timeout + self.other
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """What became of the requests that one upstream was sent, and how it is paced."""
+
+    requests: int  # sent to it
+    errors: Errors
+    pause: float  # seconds until it is asked again; 0: now
+    held_back: str | None  # why it has fewer slots than it may: rate-limit, overload or quota
+    limits: Mapping[str, Allowance]  # what it said of its rate limits last, by kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """All members together."""
+
+    concurrency_limit: int = 0  # slots offered now
+    active: int = 0  # leased
+    queued: int = 0  # waiting for a slot
+    requests: int = 0  # leases granted so far
+    errors: Errors = Errors()
+    average_wait: float = 0.0  # seconds a lease was waited for, over all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +80,8 @@ class Member:
     restarts: int
     reason: str  # one sentence: why it failed last; "" if it never did
     since: float  # seconds on the monotonic clock at which `state` was entered
+    offered: int | None = None  # slots it may have now, while a rate limit holds it back; None: all
+    traffic: Traffic | None = None  # of an upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +96,7 @@ class Snapshot:
     models: tuple[Mapping[str, Any], ...]  # the engine's own model objects, of the first that answered
     settled: bool  # every planned instance was started or given up
     hopeless: str | None  # one sentence when nothing can ever serve without the user's help
+    pool: PoolStatistics = PoolStatistics()
 
     @property
     def n_ctx(self) -> int | None:

@@ -143,6 +143,7 @@ class Supervisor:
             models=next((member.models for member in members if member.models), ()),
             settled=self._settled,
             hopeless=self._hopeless,
+            pool=self._leases.statistics,
         )
 
     def _members(self) -> tuple[Instance | Remote, ...]:

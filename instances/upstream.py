@@ -21,6 +21,7 @@ class Upstream:
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
     default_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent where the client sends none of these names
+    observed: bool = False  # its owner wants to hear of its answers: a server whose rate limits we do not know
     write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any
 
     @property

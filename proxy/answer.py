@@ -9,10 +9,12 @@ import asyncio
 from dataclasses import dataclass
 from time import monotonic
 
+from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import MANY, Meter
+from slotproxy.proxy.observed import Observer, Refusal, Stream
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
@@ -39,9 +41,9 @@ class Answer:
     """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_chunked", "_client", "_connection", "_head", "_outcome", "_own", "_pieces", "_request",
-        "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "status",
-        "stream",
+        "_aside", "_chunked", "_client", "_connection", "_head", "_observer", "_outcome", "_own", "_pieces", "_request",
+        "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "refusal",
+        "status", "stream",
     )  # fmt: skip
 
     def __init__(self, request: Request, client: ClientConnection) -> None:
@@ -50,6 +52,8 @@ class Answer:
         self._own = b""
         self._connection: EngineConnection | None = None
         self._outcome: asyncio.Future[Failure | None] | None = None
+        self._aside: Refusal | Stream | None = None
+        self.refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
         self.status = 0
         self.begun = False  # something was written to the client
         self.complete = False
@@ -76,13 +80,17 @@ class Answer:
         """When the engine last gave a sign of life."""
         return self._connection.heard if self._connection is not None else monotonic()
 
-    async def take(self, connection: EngineConnection, request: bytes, own: bytes) -> Failure | None:
+    async def take(
+        self, connection: EngineConnection, request: bytes, own: bytes, observer: Observer | None = None
+    ) -> Failure | None:
         """Send `request` and relay its answer; `own` is header lines for the client. None: the answer is complete.
 
+        `observer` is told of it; a refusal is not relayed then, but kept in `refusal` until `release`.
         Cancelling it (the client left) resets the engine's connection.
         """
         self._reset()
         self._own = own
+        self._observer = observer
         self._connection = connection
         self._outcome = asyncio.get_running_loop().create_future()
         self._client.writer = self
@@ -94,6 +102,10 @@ class Answer:
         finally:
             if connection.serves(self):  # cancelled: the client left
                 connection.abort()
+            if self._aside is not None:
+                if connection.serves(self._aside):
+                    connection.abort()
+                self._aside = None
             self._client.writer = None
             self._connection = None
             self.paused_since = None
@@ -125,6 +137,8 @@ class Answer:
             framing += b"Connection: keep-alive\r\n"
         self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, request.own_fields, framing)
         self.meter = Meter(stream=self.stream)
+        if self._observer is not None:
+            self._step_aside(self._observer, status, fields)
         return None
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
@@ -170,6 +184,35 @@ class Answer:
         self.last_byte = self.heard
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(failure)
+
+    # observed.Destination
+
+    def _step_aside(self, observer: Observer, status: int, fields: tuple[Field, ...]) -> None:
+        connection, head = self._connection, self._head
+        if connection is None or head is None:
+            return
+        if status in REFUSALS:
+            self._aside = Refusal(self, observer, connection, status, fields, head, self._chunked)
+        else:
+            observer(status, fields, b"")
+            self._aside = Stream(self, observer) if self.stream else None
+        if self._aside is not None:
+            connection.hand_over(self._aside)
+
+    def take_over(self, connection: EngineConnection) -> None:
+        connection.hand_over(self)
+
+    def keep(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(None)
+
+    def release(self, refusal: Refusal) -> None:
+        """Give the client the refusal after all."""
+        self._reset()
+        self.status, self._head, self._chunked = refusal.status, refusal.wire_head, refusal.chunked
+        self.meter = Meter(stream=False)
+        self.receive(refusal.body, True)
 
     # front.Writer
 

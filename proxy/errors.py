@@ -94,6 +94,11 @@ def queue_full(limit: int, wait: float) -> Refusal:
     return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
 
 
+def held_back(reason: str, seconds: float) -> Refusal:
+    text = f"No request is taken for another {seconds:.0f} s: {reason}."
+    return Refusal(429, "upstream_rate_limited", text, "rate_limit_error", headers=retry_after(seconds))
+
+
 def queue_timeout(seconds: float, wait: float) -> Refusal:
     text = f"No slot came free within {seconds:g} s (--queue-timeout)."
     return Refusal(503, "queue_timeout", text, headers=retry_after(wait))

@@ -1,27 +1,31 @@
 """One request: lease a slot, send it, relay the answer, hand the slot back, account for it.
 
-lease = take or wait           QueueFull, QueueTimeout, NoInstances, ShuttingDown become refusals
+lease = take or wait           QueueFull, QueueTimeout, HeldBack, NoInstances, ShuttingDown become refusals
 connection = idle or fresh     refused: once more, on another upstream
 answer.take(...)               stale: again on a fresh connection, the client does not notice
                                reset, malformed, empty, before the client saw a byte: once more, on another upstream
                                afterwards: error event, cut
+                               an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else
+                               it is the client's
 lease.release / abandon        exactly one of them, on every path; abandon where the engine may still be working
 """
 
 import logging
 import ssl
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic
 
-from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.answer import Answer, Request
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_head
 from slotproxy.proxy.metrics import Metrics
+from slotproxy.proxy.observed import Refusal
 from slotproxy.proxy.outcome import Outcome
 from slotproxy.proxy.relay import Failure, IdleConnections, Kind, connect
 
@@ -31,6 +35,8 @@ TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
 _BLAMELESS = {Kind.SLOW_CLIENT, Kind.SHUTDOWN}
 _TIMEOUTS = {Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT}
 _UNAVAILABLE = {502, 503}  # the engine's own words for what a health check should look into
+_UNSERVED = _UNAVAILABLE | REFUSALS
+_COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailable"}  # fields of the pool's Errors
 _FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 _BODILESS = {"GET", "HEAD", "OPTIONS", "DELETE"}
 
@@ -86,7 +92,13 @@ class Forwarder:
     async def _try_upstreams(self, request: Request, answer: Answer, outcome: Outcome) -> None:
         tried: set[Upstream] = set()
         while True:
-            lease = self._at_once(request.path, tried) or await self._wait(tried, outcome)
+            try:
+                lease = self._at_once(request.path, tried) or await self._wait(tried, outcome)
+            except errors.Refusal:
+                if answer.refusal is None:
+                    raise
+                _release(answer.refusal, answer, outcome)
+                return
             lease.streaming = request.streaming
             outcome.instance = lease.upstream.instance
             failure = await self._exchange(lease, request, answer, outcome)
@@ -101,8 +113,11 @@ class Forwarder:
                 outcome.error = refusal.code
                 answer.cut(refusal)
                 return
-            if failure.kind in _FINAL or len(tried) >= TRIES or not self._another(tried):
-                raise refusal
+            if failure.kind in _FINAL or len(tried) >= TRIES or not self._another(tried, failure):
+                if answer.refusal is None or failure.kind in _FINAL:
+                    raise refusal
+                _release(answer.refusal, answer, outcome)
+                return
             self._metrics.retried(failure.kind.value)
 
     def _at_once(self, path: str, tried: set[Upstream]) -> Lease | None:
@@ -135,6 +150,8 @@ class Forwarder:
             if not self._leases.upstreams:
                 return errors.loading("the engines are still starting")
             return errors.queue_timeout(limits.queue_timeout, self._expected_wait())
+        if isinstance(error, HeldBack):
+            return errors.held_back(str(error), error.seconds)
         if isinstance(error, ShuttingDown):
             return errors.shutting_down()
         return errors.no_instances(str(error)) if isinstance(error, NoInstances) else error
@@ -155,23 +172,33 @@ class Forwarder:
                     except OSError as error:
                         return Failure(Kind.REFUSED, f"it refused the connection ({error.strerror or 'timed out'})")
                 hand_back = lease.abandon
-                failure = await answer.take(connection, payload, own)
+                observer = partial(self._leases.owner.answered, upstream) if upstream.observed else None
+                failure = await answer.take(connection, payload, own, observer)
                 if failure is None or failure.kind is not Kind.STALE:
                     break
                 self._metrics.retried(Kind.STALE.value)
                 connection = None
             if failure is None:
                 hand_back = lease.release
-                if answer.status in _UNAVAILABLE:
-                    self._leases.owner.failed(upstream, "unavailable")
+                if answer.status in _UNSERVED:
+                    failure = self._unserved(upstream, answer)
             elif failure.kind not in _BLAMELESS:
-                self._leases.owner.failed(upstream, "hang" if failure.kind in _TIMEOUTS else failure.kind.value)
+                late = failure.kind in _TIMEOUTS
+                self._leases.unserved("timeout" if late else "other")
+                self._leases.owner.failed(upstream, "hang" if late else failure.kind.value)
             return failure
         finally:
             if answer.complete:
                 hand_back = lease.release
             hand_back()
             self._rate.observe(monotonic() - began)
+
+    def _unserved(self, upstream: Upstream, answer: Answer) -> Failure | None:
+        """What to make of an answer that serves nobody; a Failure if the client has seen nothing of it."""
+        self._leases.unserved(_COUNTED.get(answer.status, "other"))
+        if answer.status in _UNAVAILABLE:
+            self._leases.owner.failed(upstream, "unavailable")
+        return None if answer.complete else Failure(Kind.LIMITED, f"it answered {answer.status}")
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
         extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
@@ -186,7 +213,9 @@ class Forwarder:
         size = None if not body and request.method in _BODILESS else len(body)
         return request_head(request.method, target, upstream.authority, request.fields, dropped, extra, size) + body
 
-    def _another(self, tried: set[Upstream]) -> bool:
+    def _another(self, tried: set[Upstream], failure: Failure) -> bool:
+        if failure.kind is Kind.LIMITED:  # the refusal is at hand: not worth a wait for one that is held back too
+            return self._leases.offers(tried)
         return any(upstream not in tried for upstream in self._leases.upstreams)
 
     def _expected_wait(self) -> float:
@@ -220,6 +249,11 @@ def _dropped(
 ) -> Dropped:
     """The client's fields that do not go to an engine."""
     return Dropped(NOT_TO_ENGINE | by_engine | credentials | {name.lower() for name, _ in extra})
+
+
+def _release(refusal: Refusal, answer: Answer, outcome: Outcome) -> None:
+    outcome.instance = refusal.instance
+    answer.release(refusal)
 
 
 def _record(answer: Answer, outcome: Outcome) -> None:

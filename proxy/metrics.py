@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.snapshot import Snapshot, Transition
+from slotproxy.instances.snapshot import Errors, Snapshot, Transition
 from slotproxy.proxy.outcome import Outcome
 from slotproxy.proxy.tallies import Labels, Spread, Tally
 
@@ -147,6 +147,8 @@ class _Supply(Collector):
         snapshot = self._snapshot()
         yield GaugeMetricFamily("slotproxy_queue_depth", "Requests waiting for a slot.", self._queued())
         yield from _slots(snapshot)
+        yield from _pool(snapshot)
+        yield from _upstreams(snapshot)
         yield _decisions(snapshot)
         yield from _memory(snapshot)
 
@@ -163,7 +165,7 @@ def _slots(snapshot: Snapshot) -> Iterator[Metric]:
         per_instance.add_metric([member.id], member.leased)
         busy += member.leased
         if member.state is State.READY:
-            free += max(0, member.slots - member.leased)
+            free += max(0, (member.slots if member.offered is None else member.offered) - member.leased)
     slots = GaugeMetricFamily("slotproxy_slots", "Slots of instances, by state.", labels=["state"])
     slots.add_metric(["free"], free)
     slots.add_metric(["busy"], busy)
@@ -173,6 +175,42 @@ def _slots(snapshot: Snapshot) -> Iterator[Metric]:
     for state, count in states.items():
         instances.add_metric([state], count)
     yield instances
+
+
+def _pool(snapshot: Snapshot) -> Iterator[Metric]:
+    pool = snapshot.pool
+    yield CounterMetricFamily("slotproxy_leases", "Slots that were given to requests.", value=pool.requests)
+    errors = CounterMetricFamily("slotproxy_unserved", "Requests that no engine served, by how.", labels=["kind"])
+    _count_errors(errors, (), pool.errors)
+    yield errors
+
+
+def _upstreams(snapshot: Snapshot) -> Iterator[Metric]:
+    """Of servers that run elsewhere."""
+    one, two = ["instance"], ["instance", "kind"]
+    requests = CounterMetricFamily("slotproxy_upstream_requests", "Answers of an upstream.", labels=one)
+    errors = CounterMetricFamily("slotproxy_upstream_unserved", "Requests it did not serve, by how.", labels=two)
+    offered = GaugeMetricFamily("slotproxy_upstream_slots_offered", "Slots it may have now.", labels=one)
+    pause = GaugeMetricFamily("slotproxy_upstream_pause_seconds", "Until it is asked again.", labels=one)
+    limit = GaugeMetricFamily("slotproxy_upstream_ratelimit", "What its rate limit is.", labels=two)
+    left = GaugeMetricFamily("slotproxy_upstream_ratelimit_remaining", "What it said was left of it.", labels=two)
+    for member in snapshot.members:
+        traffic = member.traffic
+        if traffic is None:
+            continue
+        requests.add_metric([member.id], traffic.requests)
+        _count_errors(errors, (member.id,), traffic.errors)
+        offered.add_metric([member.id], member.slots if member.offered is None else member.offered)
+        pause.add_metric([member.id], traffic.pause)
+        for kind, allowance in traffic.limits.items():
+            limit.add_metric([member.id, kind], allowance.limit)
+            left.add_metric([member.id, kind], allowance.remaining)
+    yield from (requests, errors, offered, pause, limit, left)
+
+
+def _count_errors(family: CounterMetricFamily, labels: Labels, errors: Errors) -> None:
+    for kind in ("refused", "unavailable", "timeout", "other"):
+        family.add_metric([*labels, kind], getattr(errors, kind))
 
 
 def _decisions(snapshot: Snapshot) -> Metric:

@@ -36,6 +36,7 @@ class Kind(enum.Enum):
     RESET = "reset"  # ended before or within the answer
     STALE = "stale"  # a kept-alive connection had been closed by the engine: nobody's fault
     MALFORMED = "malformed"  # not HTTP, or HTTP nobody should pass on
+    LIMITED = "limited"  # an upstream answered that it takes no request now
     EMPTY = "empty"  # 200 without a body where one was due
     PREFILL_TIMEOUT = "prefill-timeout"
     STALL_TIMEOUT = "stall-timeout"
@@ -88,6 +89,10 @@ class EngineConnection(asyncio.Protocol):
     def serves(self, sink: Sink) -> bool:
         """Whether the request on it is `sink`'s; by now it may be idle, or another's."""
         return self._sink is sink
+
+    def hand_over(self, sink: Sink) -> None:
+        """What is still to come of the answer goes to `sink`."""
+        self._sink = sink
 
     def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
@@ -157,7 +162,8 @@ class EngineConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD:
                 self._fail(Kind.MALFORMED, "the header of its answer is too large")
             return
-        if self._sink is None:  # the head was refused
+        sink = self._sink  # the head may have been refused, or answered by another sink for what follows
+        if sink is None:
             return
         if self._between_chunks and data[-1:] != b"\n":  # the beginning of the next size line came with the chunk
             self._between_chunks = False

@@ -2,9 +2,10 @@ import asyncio
 
 import pytest
 
-from slotproxy.instances.errors import NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.pool import Pool
+from slotproxy.instances.ratelimits import Field
 from slotproxy.instances.upstream import Upstream
 
 SOON = 5.0
@@ -160,6 +161,8 @@ class Owner:
         self.lost.append(lease)
 
     def failed(self, upstream: Upstream, reason: str) -> None: ...
+    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None: ...
+    def in_vain(self, seconds: float) -> InstanceError | None: ...
 
 
 async def test_an_abandoned_slot_stays_busy_until_its_owner_releases_it() -> None:
@@ -199,3 +202,37 @@ async def test_an_overflow_is_leased_when_every_other_slot_is_taken() -> None:
     leases = leases_with(spare, upstream("0"), upstream("1"))
     order = [lease.upstream.instance for lease in (leases.take() for _ in range(3)) if lease is not None]
     assert order == ["0", "1", "u0"]
+
+
+async def test_the_statistics_tell_of_everybody_who_asked_for_a_slot() -> None:
+    member = upstream("a", slots=2)
+    leases = leases_with(member)
+    first, second = leases.take(), leases.take()
+    assert first is not None
+    assert second is not None
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    now = leases.statistics
+    assert (now.concurrency_limit, now.active, now.queued, now.requests, now.average_wait) == (2, 2, 1, 2, 0.0)
+    await asyncio.sleep(0.001)
+    first.release()
+    third = await waiting
+    with pytest.raises(QueueTimeout):
+        await leases.wait(0)
+    leases.unserved("refused")
+    now = leases.statistics
+    assert (now.active, now.queued, now.requests) == (2, 0, 3)
+    assert now.average_wait > 0
+    assert (now.errors.timeout, now.errors.refused, now.errors.total) == (1, 1, 2)
+    second.release()
+    third.release()
+    assert leases.statistics.active == 0
+
+
+def test_only_members_with_slots_count_as_offering() -> None:
+    member, other = upstream("a"), upstream("b")
+    leases = leases_with(member, other)
+    assert leases.offers({member})
+    leases.resize(other, 0)
+    assert not leases.offers({member})
+    assert leases.offers()

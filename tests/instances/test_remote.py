@@ -7,7 +7,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from slotproxy.instances import remote
+from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.endpoint import upstream_of
+from slotproxy.instances.errors import HeldBack
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import UpstreamSpec
@@ -141,3 +143,82 @@ async def test_a_doubted_one_is_looked_at_at_once_and_offered_again(world: World
     lease = await world.leases.wait(SOON)
     assert lease.upstream is there.upstream
     lease.release()
+
+
+async def test_a_rate_limit_takes_its_slots_until_it_is_over_and_brings_half_of_them_back(
+    world: World, there: Remote
+) -> None:
+    await world.reached(State.READY, name="u0")
+    there.answered(429, ((b"retry-after", b"0.05"),), b"{}")
+    member = there.member()
+    assert (member.slots, member.offered) == (3, 0)
+    assert world.leases.take() is None
+    lease = await world.leases.wait(SOON)
+    assert there.member().offered == 1
+    assert world.leases.take() is None
+    lease.release()
+    for _ in range(6):
+        there.answered(200, (), b"")
+    assert there.member().offered == 3
+    traffic = there.member().traffic
+    assert traffic is not None
+    assert (traffic.requests, traffic.errors.refused, traffic.held_back, traffic.pause) == (7, 1, None, 0)
+
+
+async def test_one_that_says_nothing_is_left_is_left_alone_for_a_while(world: World, there: Remote) -> None:
+    await world.reached(State.READY, name="u0")
+    limits = {b"limit": b"10", b"remaining": b"0", b"reset": b"600ms"}
+    there.answered(200, tuple((b"x-ratelimit-%b-tokens" % name, value) for name, value in limits.items()), b"")
+    member = there.member()
+    assert member.offered == 0
+    assert member.traffic is not None
+    assert (member.traffic.limits["tokens"].remaining, member.traffic.held_back) == (0, "rate-limit")
+    lease = await world.leases.wait(SOON)
+    assert there.member().offered == 3
+    lease.release()
+
+
+async def test_a_look_during_a_pause_does_not_end_it(world: World, there: Remote) -> None:
+    await world.reached(State.READY, name="u0")
+    there.answered(503, ((b"retry-after", b"600"),), b"")
+    there.failed("unavailable")
+    while there.upstream not in world.leases.upstreams:
+        await asyncio.sleep(0)
+    assert world.leases.take() is None
+    assert not world.leases.offers()
+
+
+async def test_what_requests_met_is_counted_by_kind(world: World, there: Remote) -> None:
+    await world.reached(State.READY, name="u0")
+    for status in (200, 404, 429, 402, 503, 529, 500):
+        there.answered(status, (), b"")
+    there.answered(None, (), b'{"error":{"type":"overloaded_error"}}')
+    for reason in ("hang", "reset", "unavailable"):
+        there.failed(reason)
+    traffic = there.member().traffic
+    assert traffic is not None
+    errors = traffic.errors
+    assert traffic.requests == 7
+    assert (errors.refused, errors.unavailable, errors.timeout, errors.other, errors.total) == (2, 3, 1, 2, 8)
+
+
+async def test_a_quota_is_named_in_the_log_and_in_the_traffic(
+    world: World, there: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.reached(State.READY, name="u0")
+    there.answered(429, (), b'{"error":{"code":"insufficient_quota"}}')
+    traffic = there.member().traffic
+    assert traffic is not None
+    assert traffic.held_back == "quota"
+    assert traffic.pause > 299
+    assert "upstream u0: its quota or spend limit is used up, it is asked again in" in caplog.text
+
+
+async def test_a_wait_for_upstreams_that_are_held_back_longer_is_in_vain(world: World, there: Remote) -> None:
+    await world.reached(State.READY, name="u0")
+    world.leases.owner = owner = Aftercare(world.leases, lambda: (there,), world.tasks)
+    there.answered(429, ((b"retry-after", b"40"),), b"")
+    with pytest.raises(HeldBack, match=r"takes no request: its rate limit is reached$") as held:
+        await world.leases.wait(39)
+    assert held.value.seconds > 39
+    assert owner.in_vain(60) is None

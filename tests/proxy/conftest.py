@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.pool import Pool
+from slotproxy.instances.ratelimits import Field
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.access import Access
@@ -62,12 +64,20 @@ class Owner:
 
     lost: list[Lease] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    vain: InstanceError | None = None
+    answers: list[tuple[str, int | None, tuple[Field, ...], bytes]] = field(default_factory=list)
 
     def abandoned(self, lease: Lease) -> None:
         self.lost.append(lease)
 
     def failed(self, upstream: Upstream, reason: str) -> None:
         self.failures.append((upstream.instance, reason))
+
+    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        self.answers.append((upstream.instance, status, fields, body))
+
+    def in_vain(self, seconds: float) -> InstanceError | None:
+        return self.vain
 
 
 @dataclass
@@ -119,6 +129,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             keys: tuple[str, ...] = (),
             kind: Kind = Kind.INSTANCE,
             slotless: frozenset[str] = frozenset(),
+            observed: bool = False,
         ) -> Stack:
             upstreams = []
             for number, script in enumerate(scripts):
@@ -131,6 +142,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                         keepalive=keepalive,
                         write_stall=write_stall,
                         slotless=slotless,
+                        observed=observed,
                     )
                 )
             leases = Leases(Pool(queue))

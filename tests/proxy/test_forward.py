@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from slotproxy.instances.errors import ShuttingDown
+from slotproxy.instances.errors import HeldBack, ShuttingDown
 
 from .conftest import SOON, MakeStack, Script, Stack, answering
 
@@ -499,3 +499,134 @@ async def test_keys_are_checked_and_not_passed_on(stack: MakeStack) -> None:
     assert status(await proxy.ask(post(fields=b"Authorization: Bearer sesame\r\n"))) == 200
     assert b"sesame" not in engine.heads[0]
     assert status(await proxy.ask(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")) == 200
+
+
+LIMITED = b'{"error":{"type":"requests","code":"rate_limit_exceeded"}}'
+REFUSED = (
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(LIMITED), LIMITED)
+)
+
+
+async def test_what_an_upstream_refuses_another_is_asked_for(stack: MakeStack) -> None:
+    first, second = answering(REFUSED), answering(OK)
+    proxy = await stack(first, second, observed=True)
+    answer = await proxy.ask(post(b'{"messages":["x"]}'))
+    assert status(answer) == 200
+    assert b"x-slotproxy-instance: 1\r\n" in answer
+    assert second.bodies == [b'{"messages":["x"]}']
+    assert proxy.metric('slotproxy_retries_total{reason="limited"}') == 1
+    (told,) = [one for one in proxy.owner.answers if one[0] == "0"]
+    assert (told[1], told[3]) == (429, LIMITED)
+    assert (b"Retry-After", b"7") in told[2]
+    assert proxy.leases.statistics.errors.refused == 1
+    await all_free(proxy)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_refusal_of_everybody_who_may_be_asked_passes_untouched(stack: MakeStack, count: int) -> None:
+    engines = [answering(REFUSED) for _ in range(count)]
+    proxy = await stack(*engines, observed=True)
+    answer = await proxy.ask(post())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\n")
+    assert head.lower().count(b"content-length") == 1
+    assert body == LIMITED
+    assert sum(len(engine.heads) for engine in engines) == count
+    assert b"x-slotproxy-instance: %d\r\n" % (count - 1) in answer
+    await all_free(proxy)
+
+
+@pytest.mark.parametrize("size", [0, 10, 70_000])
+async def test_a_refusal_of_any_framing_and_size_passes(stack: MakeStack, size: int) -> None:
+    body = b"x" * size
+    chunk = b"%x\r\n%b\r\n" % (size, body) if size else b""
+    head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
+    proxy = await stack(answering(head + chunk + END), observed=True)
+    answer = await proxy.ask(post())
+    assert status(answer) == 503
+    assert dechunked(answer.partition(b"\r\n\r\n")[2]) == (body, True)
+    assert [(told[1], told[3]) for told in proxy.owner.answers] == [(503, body)]
+
+
+async def test_nobody_waits_for_a_slot_of_one_that_may_have_none(stack: MakeStack) -> None:
+    proxy = await stack(answering(REFUSED), answering(OK), observed=True)
+    proxy.leases.resize(proxy.upstreams[1], 0)
+    assert status(await proxy.ask(post())) == 429
+    assert proxy.leases.queued == 0
+
+
+async def test_a_refusal_is_the_clients_when_the_wait_for_another_was_in_vain(stack: MakeStack) -> None:
+    proxy = await stack(answering(REFUSED), silent(), observed=True, queue_timeout=0.05)
+    proxy.leases.add(proxy.upstreams[0])  # it is its turn next
+    busy = proxy.leases.take({proxy.upstreams[0]})
+    assert busy is not None
+    answer = await proxy.ask(post())
+    assert status(answer) == 429
+    assert b"x-slotproxy-instance: 0\r\n" in answer
+    busy.release()
+
+
+async def test_a_refusal_is_the_clients_when_the_other_one_is_dead(stack: MakeStack) -> None:
+    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+
+    proxy = await stack(answering(REFUSED), Script(dies), observed=True)
+    assert status(await proxy.ask(post())) == 429
+
+
+async def test_the_refusals_of_our_own_engines_pass_at_once(stack: MakeStack) -> None:
+    other = answering(OK)
+    proxy = await stack(answering(REFUSED), other)
+    assert status(await proxy.ask(post())) == 429
+    assert other.heads == []
+    assert proxy.owner.answers == []
+
+
+async def test_a_client_that_leaves_during_a_refusal_ends_it(stack: MakeStack) -> None:
+    ended = asyncio.Event()
+
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(REFUSED[:-5])
+        try:
+            await reader.read()
+        finally:
+            ended.set()
+
+    proxy = await stack(Script(slowly), observed=True)
+    _, writer = await proxy.client()
+    writer.write(post())
+    await until(lambda: proxy.leases.leased(proxy.upstreams[0]))
+    writer.transport.abort()
+    await asyncio.wait_for(ended.wait(), SOON)
+    await until(lambda: proxy.owner.lost)
+    proxy.owner.lost[0].release()
+    await all_free(proxy)
+
+
+async def test_what_is_observed_is_told_once_for_every_answer_and_once_more_for_an_error_in_a_stream(
+    stack: MakeStack,
+) -> None:
+    error = b'{"type":"error","error":{"type":"overloaded_error"}}'
+    event = b"event: error\ndata: " + error + b"\n\n"
+    broken = b"%x\r\n%b\r\n" % (len(event), event)
+    good = HEAD + CHUNK + END
+    bad = HEAD + CHUNK + broken[:20] + broken[20:] + END
+    proxy = await stack(answering(OK, good, bad), observed=True)
+    answers = [await proxy.ask(post()) for _ in range(3)]
+    assert dechunked(answers[2].partition(b"\r\n\r\n")[2]) == (EVENT + event, True)
+    assert [(told[1], told[3]) for told in proxy.owner.answers] == [(200, b""), (200, b""), (200, b""), (None, error)]
+
+
+async def test_nobody_waits_for_what_will_not_come_in_time(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, observed=True)
+    proxy.leases.resize(proxy.upstreams[0], 0)
+    proxy.owner.vain = HeldBack("api.example takes no request: its rate limit is reached", 40)
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (429, "upstream_rate_limited")
+    assert b"Retry-After: 40\r\n" in answer
+    assert b"No request is taken for another 40 s: api.example takes no request: its rate limit is reached." in answer
+    proxy.leases.resize(proxy.upstreams[0], 1)
+    assert status(await proxy.ask(post())) == 200
