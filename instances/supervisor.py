@@ -372,10 +372,7 @@ class Supervisor:
         return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
-        settings, growth = self._settings, self._growth
+        growth = self._growth
         text = "model %s, engine %s, %d tokens of context for each instance"
         logger.info(text, plan.name, plan.profile.name, plan.ctx)
         logger.info("memory limit %s of %s (%s)", size(growth.limit), size(growth.total.size), growth.total.source)
-        if settings.instances is not None and settings.instances > settings.max_instances:
-            text = "starting %d instances as asked, more than --max-instances %d"
-            logger.warning(text, settings.instances, settings.max_instances)

@@ -184,6 +184,9 @@ class Settings:
         small = evaluate_parallel_slots(1, self.ctx_size)  # an instance has one slot, and that all of its context
         if small.warning is not None:
             yield f"--ctx-size {self.ctx_size} is small: {small.message}"
+        many = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
+        if many.warning is not None:
+            yield f"starting {many.requested} instances as asked, more than --max-instances {self.max_instances}"
 
     def supply(self, model: Path | None) -> SupplySettings:
         """What the supply side is told. `model`: where the model was found; None: no local instances."""

@@ -97,6 +97,12 @@ def test_a_small_context_is_warned_about() -> None:
     assert ["--ctx-size 1023 is small" in sentence for sentence in Settings(ctx_size=1023).warnings()] == [True]
 
 
+def test_more_instances_than_the_upper_bound_of_auto_are_warned_about() -> None:
+    assert [*Settings(instances=8).warnings()] == []
+    assert [*Settings(instances=9).warnings()] == ["starting 9 instances as asked, more than --max-instances 8"]
+    assert [*Settings(instances=9, max_instances=9).warnings()] == []
+
+
 def test_the_supply_side_is_told_everything_it_asks_for(tmp_path: Path) -> None:
     settings = Settings(
         engine="fake",
