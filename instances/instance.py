@@ -252,10 +252,10 @@ class Instance:
         return None if wanted else failure
 
     async def _rest(self) -> None:
-        """Its engine ended while it was draining: whoever drained it knows what comes next."""
-        self._summons = self._loop.create_future()
-        self._settle()
-        await asyncio.wait({self._summons})
+        """Its engine ended while it was draining: whoever drained it knows what comes next, or has said so already."""
+        if not self._summons.done():
+            self._settle()
+            await asyncio.wait({self._summons})
 
     async def _recover(self, failure: Failure) -> None:
         """Wait as long as is due before the next start."""

@@ -67,6 +67,12 @@ class Access:
         if given is None or not _matches(given, self.keys):
             raise unauthorized()
 
+    def check_operator(self) -> None:
+        """Raises Refusal unless whoever asks may change what runs here: whoever has a key, or is on this machine."""
+        if not (self.keys or self.loopback):
+            text = "Changes and logs need a key on a server that others can reach: start it with --api-key-file."
+            raise forbidden("key_needed", text)
+
     def allows(self, origin: str) -> bool:
         return "*" in self.cors_origins or origin in self.cors_origins
 

@@ -108,6 +108,15 @@ def loading(reason: str) -> Refusal:
     return Refusal(503, "loading_model", f"No instance is ready yet: {reason}.", headers=retry_after(5))
 
 
+def no_such_instance(reason: str) -> Refusal:
+    return Refusal(404, "no_such_instance", f"{reason[:1].upper()}{reason[1:]}.", "invalid_request_error")
+
+
+def refused(reason: str) -> Refusal:
+    """An operator asked for what cannot be done now."""
+    return Refusal(409, "refused", f"This cannot be done now: {reason}.", "invalid_request_error")
+
+
 def no_instances(reason: str) -> Refusal:
     return Refusal(503, "no_instances", f"No instance can serve: {reason}", headers=retry_after(60))
 

@@ -9,8 +9,9 @@ import itertools
 import logging
 import secrets
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -21,6 +22,7 @@ from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.answer import Request
+from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
 from slotproxy.proxy.front import CLOSED, KEPT, ClientConnection, refuse
@@ -29,6 +31,7 @@ from slotproxy.proxy.logs import log_access
 from slotproxy.proxy.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.outcome import Outcome
 
+R = TypeVar("R", bound=web.StreamResponse)
 logger = logging.getLogger(__name__)
 
 X_REQUEST_ID, X_API_KEY = istr("X-Request-Id"), istr("X-Api-Key")
@@ -48,6 +51,7 @@ class Routes:
         access: Access,
         snapshot: Callable[[], Snapshot],
         queued: Callable[[], int],
+        api: Api,
         max_body: int,
     ) -> None:
         self._forwarder = forwarder
@@ -55,10 +59,11 @@ class Routes:
         self._access = access
         self._snapshot = snapshot
         self._queued = queued
+        self._api = api
         self._max_body = max_body
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self.draining = False
+        self._draining = False
         self._own: dict[str, Callable[[], web.Response]] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -66,6 +71,14 @@ class Routes:
             "/slots": self._slots,
             MODELS: self._models,
         }
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """From now on whoever comes is told that the proxy stops."""
+        self._draining = self._api.stopping = True
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
         outcome = self._outcome(raw)
@@ -75,7 +88,8 @@ class Routes:
             outcome.status, outcome.error = refusal.status, refusal.code
             return self._done(raw, outcome, refuse(refusal, outcome.path))
         except asyncio.CancelledError:
-            outcome.client_left()
+            if not outcome.path.startswith(PREFIX):  # whoever watches events leaves when it has seen enough
+                outcome.client_left()
             raise
         except Exception:
             logger.exception("request %s failed: this is a bug of slotproxy", outcome.request_id)
@@ -107,6 +121,8 @@ class Routes:
                 raise errors.method_not_allowed("GET, HEAD")
             if path != MODELS or not self._only_upstreams():
                 return self._done(raw, outcome, own())
+        if path.startswith(PREFIX):
+            return await self._api.answer(raw, path, access, partial(self._done, raw, outcome))
         if path.startswith("/slotproxy/"):  # ours, never an engine's
             raise errors.not_found(path)
         return await self._forward(raw, outcome, target)
@@ -151,7 +167,7 @@ class Routes:
         answer = await self._forwarder.forward(request, client, outcome)
         return KEPT if answer.keep_alive and not self.draining else CLOSED
 
-    def _done(self, raw: web.BaseRequest, outcome: Outcome, response: web.Response) -> web.Response:
+    def _done(self, raw: web.BaseRequest, outcome: Outcome, response: R) -> R:
         if outcome.error is None:
             outcome.status = response.status
         response.headers["x-request-id"] = outcome.request_id

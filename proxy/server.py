@@ -23,10 +23,11 @@ from slotproxy.instances.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.access import Access
+from slotproxy.proxy.api import Api
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
-from slotproxy.proxy.metrics import Metrics
+from slotproxy.proxy.metrics import Metrics, release
 from slotproxy.proxy.routes import Routes
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Server:
             access,
             supervisor.snapshot,
             lambda: leases.queued,
+            Api(supervisor, supervisor.snapshot, lambda: leases.queued, release()),
             settings.max_body,
         )
         self._signals = 0
@@ -102,7 +104,7 @@ class Server:
             self._error = error
 
     async def _stop(self, server: asyncio.Server, front: Front) -> None:
-        self._routes.draining = True  # who comes now is told so, until nobody is left who was here before
+        self._routes.drain()  # who comes now is told so, until nobody is left who was here before
         busy = sum(self._leases.leased(upstream) for upstream in self._leases.upstreams)
         if busy:
             wait = self._settings.drain_timeout

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from slotproxy.instances.errors import InstanceError
+from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.pool import Pool
@@ -15,6 +15,7 @@ from slotproxy.instances.ratelimits import Field
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.access import Access
+from slotproxy.proxy.api import Api
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
 from slotproxy.proxy.metrics import Metrics
@@ -81,6 +82,35 @@ class Owner:
 
 
 @dataclass
+class Operator:
+    """Remembers what it is asked; does not know an instance "9", and refuses to take the last one out."""
+
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self) -> None:
+        self.asked.append(("add",))
+
+    def remove(self, name: str | None = None) -> str:
+        self._known(name)
+        if name == "0":
+            raise OperationRefused("it is the last one")
+        self.asked.append(("remove", name or "newest"))
+        return name or "1"
+
+    def restart(self, name: str | None = None) -> None:
+        self._known(name)
+        self.asked.append(("restart", name or "all"))
+
+    def log(self, name: str) -> tuple[str, ...]:
+        self._known(name)
+        return ("one", "two")
+
+    def _known(self, name: str | None) -> None:
+        if name == "9":
+            raise NoSuchInstance("there is no instance '9'")
+
+
+@dataclass
 class Stack:
     port: int
     leases: Leases
@@ -90,6 +120,7 @@ class Stack:
     routes: Routes
     front: Front
     upstreams: list[Upstream]
+    operations: "Operator"
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -127,6 +158,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             write_stall: float = 0.0,
             max_body: int = 1 << 20,
             keys: tuple[str, ...] = (),
+            loopback: bool = True,
             kind: Kind = Kind.INSTANCE,
             slotless: frozenset[str] = frozenset(),
             observed: bool = False,
@@ -154,12 +186,14 @@ async def stack() -> AsyncIterator[MakeStack]:
                 queue=queue, queue_timeout=queue_timeout, prefill_timeout=prefill_timeout, stall_timeout=stall_timeout
             )
             forwarder = Forwarder(leases, limits, metrics, strip_credentials=bool(keys))
+            operations = Operator()
             routes = Routes(
                 forwarder,
                 metrics,
-                Access(keys=keys),
+                Access(keys=keys, loopback=loopback),
                 lambda: snapshot_of(leases, upstreams, kind),
                 lambda: leases.queued,
+                Api(operations, lambda: snapshot_of(leases, upstreams, kind), lambda: leases.queued, "0"),
                 max_body,
             )
             front = Front(routes.handle)
@@ -169,7 +203,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             exits.callback(forwarder.break_off)
             exits.callback(forwarder.idle.close)
             port = server.sockets[0].getsockname()[1]
-            return Stack(port, leases, owner, forwarder, metrics, routes, front, upstreams)
+            return Stack(port, leases, owner, forwarder, metrics, routes, front, upstreams, operations)
 
         yield start
 

@@ -60,7 +60,7 @@ async def test_health_and_readiness_count(stack: MakeStack) -> None:
         "status": "ok", "instances": 1, "ready": 1, "busy": 0, "queued": 0,
     }  # fmt: skip
     assert status(await proxy.ask(get("/ready"))) == 200
-    proxy.routes.draining = True
+    proxy.routes.drain()
     answer = await proxy.ask(get("/ready"))
     assert (status(answer), json.loads(body(answer))["reason"]) == (503, "shutting down")
 
