@@ -9,7 +9,6 @@ import subprocess
 from dataclasses import dataclass
 
 from slotproxy.instances import launch
-from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.profiles import Profile
 
 VERSION_TIMEOUT = 20.0  # seconds; some engines load half a framework to say it
@@ -27,21 +26,24 @@ class Detection:
 
 
 async def detect(profile: Profile, engine_bin: str | None) -> Detection:
-    """Runs the engine with --version, and with --help if its profile asks for that."""
-    try:
-        program = launch.program(profile, engine_bin)
-        shown = await launch.help_text(profile, program)
-    except ConfigurationError as error:
+    """Runs the engine with --version, and with --help if its profile asks for that.
+
+    Raises ConfigurationError for a wrong `engine_bin`.
+    """
+    missing = launch.missing(profile, engine_bin)
+    if missing is not None:
         newest = " ".join(options.flag for options in profile.options)
-        return Detection(program=_wanted(profile, engine_bin), missing=str(error), version=None, help_text=newest)
+        return Detection(program=_wanted(profile), missing=missing, version=None, help_text=newest)
+    program = launch.program(profile, engine_bin)
+    shown = await launch.help_text(profile, program)
     version = _of_package(profile) if profile.module is not None else await _of_program(profile, program)
     return Detection(program=program, missing=None, version=version, help_text=shown)
 
 
-def _wanted(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
+def _wanted(profile: Profile) -> tuple[str, ...]:
     if profile.module is not None:
         return launch.run_module(profile.module)
-    return (engine_bin or profile.executable or "",)
+    return (profile.executable or "",)
 
 
 def _of_package(profile: Profile) -> str | None:

@@ -45,6 +45,7 @@ class GgufFacts:
     context: int | None  # tokens it was trained for
     shape: Shape
     end: int  # where the last tensor ends: a shorter file is incomplete
+    parts: int = 1  # files that the model is split into
 
 
 def read(path: Path) -> GgufFacts | None:
@@ -61,7 +62,7 @@ def read(path: Path) -> GgufFacts | None:
 
 
 def _facts(values: Mapping[str, Value], end: int) -> GgufFacts:
-    architecture = values.get("general.architecture")
+    architecture, parts = values.get("general.architecture"), values.get("split.count")
 
     def number(name: str) -> int | None:
         value = values.get(f"{architecture}.{name}")
@@ -89,6 +90,7 @@ def _facts(values: Mapping[str, Value], end: int) -> GgufFacts:
             recurrent=number("ssm.state_size") is not None,
         ),
         end=end,
+        parts=parts if isinstance(parts, int) and parts > 1 else 1,
     )
 
 

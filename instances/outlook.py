@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slotproxy.instances import launch, memory
-from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.memory import Total
 from slotproxy.instances.model import ModelFacts
@@ -100,7 +99,7 @@ class Outlook:
 
 
 def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
-    """Raises ConfigurationError where no start could choose an engine for the model."""
+    """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
     profile = launch.choose(settings.engine, facts, settings.engine_bin)
     total = memory.effective_total()
     ctx = settings.ctx_size or profile.ctx
@@ -108,7 +107,7 @@ def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     return Outlook(
         facts=facts,
         profile=profile,
-        missing=_missing(profile, settings.engine_bin),
+        missing=launch.missing(profile, settings.engine_bin),
         ctx=ctx,
         total=total,
         limit=settings.memory_limit.within(total.size),
@@ -119,14 +118,6 @@ def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
             weights=facts.size, kv=None if kv_token is None else kv_token * ctx, shares=profile.memory.shared
         ),
     )
-
-
-def _missing(profile: Profile, engine_bin: str | None) -> str | None:
-    try:
-        launch.program(profile, engine_bin)
-    except ConfigurationError as error:
-        return str(error)
-    return None
 
 
 def _count(instances: int) -> str:

@@ -12,7 +12,6 @@ import msgspec
 
 from slotproxy.instances import demo, detection, launch, ports, profiles
 from slotproxy.instances.detection import Detection
-from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.launch import HOST, Launch, Place
 from slotproxy.instances.profiles import Profile
 from slotproxy.instances.statedir import StateDir
@@ -55,7 +54,7 @@ def _list(*, as_json: bool) -> int:
 
 
 def _row(profile: Profile) -> dict[str, Any]:
-    missing = _missing(profile)
+    missing = launch.missing(profile)
     return {
         "name": profile.name,
         "summary": profile.summary,
@@ -69,16 +68,8 @@ def _row(profile: Profile) -> dict[str, Any]:
 
 def _columns(profile: Profile) -> tuple[str, ...]:
     kinds = " or ".join(KINDS.get(kind, kind) for kind in profile.models)
-    installed = "yes" if _missing(profile) is None else "no"
+    installed = "yes" if launch.missing(profile) is None else "no"
     return profile.name, kinds, _yes(profile.memory.shared), f"{profile.ctx} tokens", installed
-
-
-def _missing(profile: Profile) -> str | None:
-    try:
-        launch.program(profile, None)
-    except ConfigurationError as error:
-        return str(error)
-    return None
 
 
 def _plan(settings: Settings, profile: Profile, found: Detection) -> Launch:

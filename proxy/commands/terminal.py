@@ -3,26 +3,30 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from slotproxy.instances.errors import StartupError
 from slotproxy.proxy.logs import printable
 
 UNBOUNDED = 100_000  # columns: what is piped into a file is not wrapped
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=str), flush=True)
+    """Raises StartupError, OSError when it cannot be written."""
+    print(json.dumps(value, indent=2, default=str), file=_output(), flush=True)
 
 
 class Page:
     """Collects what is shown, and shows it at once."""
 
     def __init__(self) -> None:
-        self._console = Console() if sys.stdout.isatty() else Console(width=UNBOUNDED, color_system=None)
+        """Raises StartupError when there is nowhere to show it."""
+        self._output = _output()
+        self._console = Console() if self._output.isatty() else Console(width=UNBOUNDED, color_system=None)
         self._parts: list[Table | Text] = []
 
     def line(self, text: str = "", style: str = "") -> None:
@@ -52,5 +56,11 @@ class Page:
                 else:
                     self._console.print(part)
         lines = captured.get().splitlines()
-        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in lines))
-        sys.stdout.flush()
+        self._output.write("".join(f"{line.rstrip()}\n" for line in lines))
+        self._output.flush()
+
+
+def _output() -> TextIO:
+    if sys.stdout is None:
+        raise StartupError("standard output is closed, so nothing can be shown")
+    return sys.stdout

@@ -9,6 +9,7 @@ import pytest
 
 from slotproxy.instances import detection, profiles
 from slotproxy.instances.detection import detect, find_version
+from slotproxy.instances.errors import ConfigurationError
 
 
 def engine(path: Path, script: str) -> str:
@@ -85,3 +86,8 @@ async def test_what_is_not_installed_is_shown_as_the_newest_would_run(monkeypatc
     assert all(options.flag in found.help_text for options in profiles.load("llama-server").options)
     absent = msgspec.structs.replace(profiles.load("embedded"), requires="no_such_package")
     assert (await detect(absent, None)).program[1:] == ("-P", "-m", "slotproxy.instances.embedded")
+
+
+async def test_a_wrong_executable_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="check --engine-bin"):
+        await detect(profiles.load("ds4-server"), "/nowhere/ds4")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
 from slotproxy.instances import gguf_facts, model
@@ -120,3 +121,32 @@ def test_the_check_keeps_numpy_out_of_the_proxy(demo_model: Path) -> None:
         "model.check(pathlib.Path(sys.argv[1])); sys.exit('numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(demo_model)], check=False).returncode == 0
+
+
+def split(folder: Path, *, parts: int) -> Path:
+    """The first of a model's files; the others are as long as their number says."""
+    for number in range(1, parts + 1):
+        writer = gguf.GGUFWriter(folder / f"m-{number:05}-of-{parts:05}.gguf", "llama")
+        writer.add_uint16("split.count", parts)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    return folder / f"m-00001-of-{parts:05}.gguf"
+
+
+def test_a_model_in_several_files_is_as_large_as_all_of_them(tmp_path: Path) -> None:
+    first = split(tmp_path, parts=3)
+    os.truncate(tmp_path / "m-00002-of-00003.gguf", 5000)
+    others = sum((tmp_path / f"m-0000{number}-of-00003.gguf").stat().st_size for number in (1, 3))
+    assert model.check(first).size == 5000 + others
+
+
+def test_a_missing_part_of_a_model_is_named(tmp_path: Path) -> None:
+    first = split(tmp_path, parts=3)
+    (tmp_path / "m-00003-of-00003.gguf").unlink()
+    assert "is in 3 files, and m-00003-of-00003.gguf is missing" in refusal(first)
+
+
+def test_a_part_under_a_name_of_its_own_is_left_to_the_engine(tmp_path: Path) -> None:
+    path = split(tmp_path, parts=2).rename(tmp_path / "mine.gguf")
+    assert model.check(path).size == path.stat().st_size

@@ -119,3 +119,5 @@ def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_p
         outlook.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
     with pytest.raises(ConfigurationError):
         outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))
+    with pytest.raises(ConfigurationError, match="check --engine-bin"):
+        outlook.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))

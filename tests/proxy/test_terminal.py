@@ -1,7 +1,10 @@
 """Plain where it is not a terminal: whole lines, no colours, no trailing blanks, nothing that steers."""
 
+import sys
+
 import pytest
 
+from slotproxy.instances.errors import StartupError
 from slotproxy.proxy.commands.terminal import Page, print_json
 
 
@@ -43,3 +46,10 @@ def test_control_characters_in_a_name_do_not_reach_the_terminal(capsys: pytest.C
 def test_json_is_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": [1, None]})
     assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    null\n  ]\n}\n'
+
+
+def test_a_closed_output_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    for attempt in (Page, lambda: print_json(1)):
+        with pytest.raises(StartupError, match="standard output is closed"):
+            attempt()
