@@ -7,6 +7,7 @@
     DELETE instances[/ID]            one less: the newest, or that one, once its requests have ended
     POST   instances[/ID]/restart    all in turn, or that one, once its requests have ended
     GET    instances/ID/log          the last lines of its engine
+    GET    evaluate-parallel-slots   ?requested=N&context_size=C: how many slots are sensible
 
 A change is answered with 202 when it has begun; `state` and `events` show it happen.
 """
@@ -23,6 +24,7 @@ from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import errors
 from slotproxy.proxy.access import Access
+from slotproxy.proxy.evaluation import evaluate
 
 PREFIX = "/slotproxy/api/"
 EVERY = 0.5  # seconds between looks for a change
@@ -79,7 +81,7 @@ class Api:
         return dress(self._at_once(raw, path, parts, access))
 
     def _at_once(self, raw: web.BaseRequest, path: str, parts: list[str], access: Access) -> web.Response:
-        handlers = self._handlers(parts)
+        handlers = self._handlers(parts, raw.raw_path.partition("?")[2])
         if not handlers:
             raise errors.not_found(path)
         method = "GET" if raw.method == "HEAD" else raw.method
@@ -95,7 +97,7 @@ class Api:
         except OperationRefused as error:
             raise errors.refused(str(error)) from None
 
-    def _handlers(self, parts: list[str]) -> dict[str, Handler]:
+    def _handlers(self, parts: list[str], query: str) -> dict[str, Handler]:
         """By method; empty: there is no such path."""
         match parts:
             case ["state"]:
@@ -110,6 +112,8 @@ class Api:
                 return {"POST": lambda: self._restart(name)}
             case ["instances", name, "log"]:
                 return {"GET": lambda: self._log(name)}
+            case ["evaluate-parallel-slots"]:
+                return {"GET": lambda: _json(evaluate(query))}
         return {}
 
     def state(self) -> dict[str, Any]:

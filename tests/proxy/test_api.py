@@ -68,6 +68,18 @@ async def test_the_state_is_the_snapshot_and_says_times_as_ages(stack: MakeStack
     assert "since" not in state["members"][0]
 
 
+async def test_slot_counts_are_evaluated_by_what_stands_in_the_query(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    path = "/slotproxy/api/evaluate-parallel-slots"
+    answer = await ask(proxy.port, "GET", f"{path}?requested=9&context_size=16384")
+    assert answer.status == 200
+    assert [answer.json()[name] for name in ("requested", "effective", "warning")] == [9, 8, "Clamped"]
+    bad = await ask(proxy.port, "GET", f"{path}?requested=x")
+    assert (bad.status, bad.code, bad.json()["error"]["param"]) == (400, "invalid_parameter", "requested")
+    assert (await ask(proxy.port, "GET", path)).code == "missing_parameter"
+    assert (await ask(proxy.port, "POST", f"{path}?requested=1")).status == 405
+
+
 async def test_one_instance_and_its_log(stack: MakeStack) -> None:
     proxy = await stack(answering(OK))
     assert (await ask(proxy.port, "GET", "/slotproxy/api/instances/0")).json()["id"] == "0"
