@@ -5,7 +5,6 @@ nor new framing is needed: the bytes that came are the bytes to be sent.
 """
 
 LONGEST = 4096  # bytes of a segment that may be recognised; events are a few hundred
-_CARRIAGE_RETURN, _LINE_FEED = b"\r\n"
 
 
 def _opening(length: int) -> bytes | None:
@@ -17,20 +16,7 @@ def _opening(length: int) -> bytes | None:
     return None
 
 
-_OPENINGS = tuple(_opening(length) for length in range(LONGEST))
-
-
-def content_of(segment: bytes) -> bytes | None:
-    """What is in `segment` if it is exactly one chunk, framed as we would frame it ourselves; else None.
-
-    That is: the size in lower case without leading zeros, no extension, not the last chunk. `segment` must begin where
-    a chunk may begin, and must not be empty.
-    """
-    length = len(segment)
-    if length < LONGEST:
-        opening = _OPENINGS[length]
-        if opening is not None and segment[-1] == _LINE_FEED and segment[-2] == _CARRIAGE_RETURN:
-            start = len(opening)
-            if segment[:start] == opening:
-                return segment[start:-2]
-    return None
+OPENINGS = tuple(_opening(length) for length in range(LONGEST))
+"""By the length of a segment, what it begins with if it is one whole chunk framed as we frame: the size in lower case
+without leading zeros, no extension; not the last chunk, whose size is 0. It then ends with a line end.
+"""

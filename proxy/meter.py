@@ -12,6 +12,7 @@ import msgspec
 
 KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
 _TRIM = 2 * KEPT
+_FIRST, _LAST = 4 * 1024, 2 * 1024  # bytes in which the first and the last events of a stream mostly are
 MANY = 64  # pieces that are put together
 _DATA = b"\ndata:"
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
@@ -26,6 +27,11 @@ class Usage(NamedTuple):
     prompt: int | None = None
     completion: int | None = None
     cached: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both that matter are known."""
+        return self.prompt is not None and self.completion is not None
 
     def or_else(self, other: "Usage") -> "Usage":
         """This one, what it lacks taken from `other`."""
@@ -55,7 +61,14 @@ class _Said(msgspec.Struct):
     cache_n: Any = None
 
 
+class _Whole(msgspec.Struct):
+    """A JSON body, as far as it is wanted."""
+
+    usage: _Said | None = None
+
+
 _said = msgspec.json.Decoder(_Said)
+_whole = msgspec.json.Decoder(_Whole)
 _UNSAID = _Said()
 NOTHING = Usage()
 
@@ -121,6 +134,9 @@ class Meter:
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
         self.settle()
+        found = find_usage(bytes(self._kept[-_LAST:])) if self._stream else self._whole_usage()
+        if found.is_whole:
+            return found
         found = find_usage(bytes(self._kept[-KEPT:]))
         if self._early is not None:
             found = found.or_else(self._early)
@@ -130,12 +146,22 @@ class Meter:
             found = found.or_else(Usage(completion=self.events - self.done))
         return found
 
+    def _whole_usage(self) -> Usage:
+        """That of a body of which nothing was dropped, if it is an object that names it: cheaper than a search."""
+        if self._size >= len(self._kept):
+            return NOTHING
+        try:
+            said = _whole.decode(self._kept)
+        except msgspec.DecodeError:
+            return NOTHING
+        return NOTHING if said.usage is None else _from_usage(said.usage)
+
     def _trim(self) -> None:
         """Drop all but the end; a pattern that the cut would split stays whole in what is kept."""
         cut = len(self._kept) - KEPT
         dropped = bytes(self._kept[:cut])
         if self._early is None:  # Anthropic's first event; what else there is of use comes last
-            self._early = find_usage(dropped)
+            self._early = find_usage(dropped[:_FIRST])
         seam = len(_DATA) - 1
         self._events += dropped.count(_DATA)
         del self._kept[: cut - seam]  # the seam is shorter than the pattern: it holds no whole one
@@ -147,7 +173,7 @@ def find_usage(data: bytes) -> Usage:
     for start in _objects(data, _USAGE):
         new = _from_usage(_object_at(data, start))
         found = new if found is NOTHING else found.or_else(new)
-        if found.prompt is not None and found.completion is not None:
+        if found.is_whole:
             return found
     if found.completion is None:
         for start in _objects(data, _TIMINGS):

@@ -20,12 +20,13 @@ from typing import Protocol, cast
 import httptools
 
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.chunks import content_of
+from slotproxy.proxy.chunks import LONGEST, OPENINGS
 from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
+_CARRIAGE_RETURN, _LINE_FEED = b"\r\n"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -70,8 +71,8 @@ class EngineConnection(asyncio.Protocol):
     """One TCP connection to an engine, idle or with one request on it."""
 
     __slots__ = (
-        "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_idle",
-        "_lengths", "_parser", "_paused", "_reason", "_reusable", "_sink", "_until_close", "heard", "since",
+        "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
+        "_idle", "_lengths", "_parser", "_paused", "_reason", "_reusable", "_sink", "_stirred", "_until_close", "since",
         "transport", "upstream", "used",
     )  # fmt: skip
 
@@ -79,12 +80,21 @@ class EngineConnection(asyncio.Protocol):
         self.upstream = upstream
         self.used = 0  # requests sent
         self.since = 0.0  # when it became idle
-        self.heard = 0.0  # when the last byte came, or the request went out
         self.transport: asyncio.Transport | None = None
         self._idle = idle
+        self._heard = 0.0
+        self._stirred = False  # something came since `heard` was asked for
         self._between_chunks = False  # the parser has read a chunk to its end and nothing since
         self._paused = False
         self._sink: Sink | None = None
+
+    @property
+    def heard(self) -> float:
+        """When the last byte came, or the request went out; for a whole chunk, when this was first asked after it."""
+        if self._stirred:
+            self._stirred = False
+            self._heard = monotonic()
+        return self._heard
 
     def serves(self, sink: Sink) -> bool:
         """Whether the request on it is `sink`'s; by now it may be idle, or another's."""
@@ -108,7 +118,8 @@ class EngineConnection(asyncio.Protocol):
         self._head_only = head_only
         self._sink = sink
         self.used += 1
-        self.heard = monotonic()
+        self._heard = monotonic()
+        self._stirred = False
         if self.transport is None or self.transport.is_closing():
             self._fail(Kind.STALE if self.used > 1 else Kind.RESET, "it closed the connection")
             return
@@ -132,7 +143,7 @@ class EngineConnection(asyncio.Protocol):
     def resume(self) -> None:
         if self.transport is not None and self._paused:
             self._paused = False
-            self.heard = monotonic()  # silence while we did not listen is not the engine's
+            self._heard = monotonic()  # silence while we did not listen is not the engine's
             self.transport.resume_reading()
 
     # asyncio.Protocol
@@ -145,12 +156,15 @@ class EngineConnection(asyncio.Protocol):
         if sink is None:  # bytes nobody asked for: the next answer could not be told from them
             self.abort()
             return
-        self.heard = monotonic()
-        if self._between_chunks:
-            content = content_of(data)
-            if content is not None:
-                sink.receive_chunk(data, content)
-                return
+        if self._between_chunks and (length := len(data)) < LONGEST:
+            opening = OPENINGS[length]
+            if opening is not None and data[-1] == _LINE_FEED and data[-2] == _CARRIAGE_RETURN:
+                start = len(opening)
+                if data[:start] == opening:
+                    self._stirred = True
+                    sink.receive_chunk(data, data[start:-2])
+                    return
+        self._heard = monotonic()
         if not self._final:
             self._head_bytes += len(data)
         try:
