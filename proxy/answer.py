@@ -14,7 +14,7 @@ from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import MANY, Meter
-from slotproxy.proxy.observed import Observer, Refusal, Stream
+from slotproxy.proxy.observed import Observer, Refusal, error_event
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
@@ -52,7 +52,8 @@ class Answer:
         self._own = b""
         self._connection: EngineConnection | None = None
         self._outcome: asyncio.Future[Failure | None] | None = None
-        self._aside: Refusal | Stream | None = None
+        self._observer: Observer | None = None
+        self._aside: Refusal | None = None
         self.refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
         self.status = 0
         self.begun = False  # something was written to the client
@@ -162,6 +163,7 @@ class Answer:
             if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
                 self._hold()
         if complete:
+            self._report()
             self._finish()
         return None
 
@@ -181,6 +183,7 @@ class Answer:
             self._hold()
 
     def fail(self, failure: Failure) -> None:
+        self._report()
         self.last_byte = self.heard
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(failure)
@@ -193,11 +196,17 @@ class Answer:
             return
         if status in REFUSALS:
             self._aside = Refusal(self, observer, connection, status, fields, head, self._chunked)
+            connection.hand_over(self._aside)
         else:
             observer(status, fields, b"")
-            self._aside = Stream(self, observer) if self.stream else None
-        if self._aside is not None:
-            connection.hand_over(self._aside)
+
+    def _report(self) -> None:
+        """Tell the observer of an error event at the end of a stream."""
+        observer, self._observer = self._observer, None
+        if observer is not None and self.stream and self.meter is not None:
+            event = error_event(self.meter.tail)
+            if event is not None:
+                observer(None, (), event)
 
     def take_over(self, connection: EngineConnection) -> None:
         connection.hand_over(self)

@@ -108,6 +108,12 @@ class Meter:
         return self._size
 
     @property
+    def tail(self) -> bytes:
+        """The end of what came, 8 KiB or all there is."""
+        self.settle()
+        return bytes(self._kept[-KEPT // 2 :])
+
+    @property
     def has_event(self) -> bool:
         """Whether a `data:` line has begun."""
         self.settle()

@@ -1,6 +1,7 @@
-"""Sinks for the answers of upstreams whose owner wants to hear of them: servers whose rate limits we do not know.
+"""What the owner of an upstream wants to hear of its answers: of a server whose rate limits we do not know.
 
-They stand between the connection and the client's answer, so that the answers of all other engines pass as before.
+A refusal gets a sink of its own, between the connection and the client's answer; a stream passes as any other does, and
+its end is looked at.
 """
 
 from collections.abc import Callable
@@ -15,16 +16,12 @@ Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
 """Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
 
 LARGEST = 64 * 1024  # bytes of a refusal that are kept back; a larger one passes as it comes
-TAIL = 8 * 1024  # bytes of the end of a stream that are searched for an error event
 
 
 class Destination(Protocol):
     """The client's side: an Answer."""
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
-        """See relay.Sink."""
-
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
         """See relay.Sink."""
 
     def fail(self, failure: Failure) -> None:
@@ -37,22 +34,8 @@ class Destination(Protocol):
         """What follows on `connection` is yours after all."""
 
 
-class _Aside:
-    """Begins after the head."""
-
-    def __init__(self, answer: Destination, observer: Observer) -> None:
-        self._answer = answer
-        self._observer = observer
-
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
-        raise AssertionError("one answer has one head")
-
-    def fail(self, failure: Failure) -> None:
-        self._answer.fail(failure)
-
-
-class Refusal(_Aside):
-    """A refusal, kept back until it is known whether another upstream takes the request."""
+class Refusal:
+    """A refusal, kept back until it is known whether another upstream takes the request. A sink after the head."""
 
     def __init__(
         self,
@@ -64,7 +47,8 @@ class Refusal(_Aside):
         head: bytes,
         chunked: bool,
     ) -> None:
-        super().__init__(answer, observer)
+        self._answer = answer
+        self._observer = observer
         self._connection = connection
         self._fields = fields
         self.instance = connection.upstream.instance
@@ -87,36 +71,18 @@ class Refusal(_Aside):
     def receive_chunk(self, chunk: bytes, content: bytes) -> None:
         self.receive(content, False)
 
-
-class Stream(_Aside):
-    """An event stream, which may hold a refusal although its status was a good one: as an error event, its last."""
-
-    def __init__(self, answer: Destination, observer: Observer) -> None:
-        super().__init__(answer, observer)
-        self._tail = b""
-
-    def receive(self, data: bytes, complete: bool) -> Failure | None:
-        self._tail = (self._tail + data)[-TAIL:]
-        if complete:
-            self._report()
-        return self._answer.receive(data, complete)
-
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
-        self._tail = (self._tail + content)[-TAIL:]
-        self._answer.receive_chunk(chunk, content)
+    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
+        raise AssertionError("one answer has one head")
 
     def fail(self, failure: Failure) -> None:
-        self._report()
-        super().fail(failure)
-
-    def _report(self) -> None:
-        event = error_event(self._tail)
-        if event is not None:
-            self._observer(None, (), event)
+        self._answer.fail(failure)
 
 
 def error_event(tail: bytes) -> bytes | None:
-    """The data of the last event in `tail` that holds an error object, OpenAI's or Anthropic's."""
+    """The data of the last event in `tail` that holds an error object, OpenAI's or Anthropic's.
+
+    Such an event is how a refusal comes whose status had to be a good one: as the last of a stream.
+    """
     for line in reversed(tail.split(b"\n")):
         if line.startswith(b"data:") and b'"error"' in line:
             data = line.removeprefix(b"data:").strip()
