@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import memory, ports, records, strays
+from slotproxy.instances import context, memory, ports, records, strays
 from slotproxy.instances.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.guardian import Guardian
@@ -87,10 +87,16 @@ class Engine:
         profile = self._launch.profile
         trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
         if trouble is not None:
-            raise EngineFailed(Cause.WARM_UP, f"the warm-up generation failed: {trouble}")
+            self._signs.read(trouble)
+            cause = Cause.WARM_UP if self._signs.fatal is None else self._signs.fatal.cause
+            raise EngineFailed(cause, f"the warm-up generation failed: {trouble}")
         self.memory = self.at_warm_up = await asyncio.to_thread(memory.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
-        self.models = await probe.models(self.upstream, profile.models_path)
+        own = {"id": self._launch.name, "object": "model", "owned_by": profile.name}
+        self.models = await probe.models(self.upstream, profile.models_path) or (own,)
+        wrong = context.discrepancy(profile, self._launch.ctx, self.n_ctx, self._launch.trained)
+        if wrong is not None:
+            raise EngineFailed(Cause.CONTEXT, wrong)
 
     async def answers(self, probe: Probe) -> bool:
         """Whether it answers its readiness request now."""
@@ -167,7 +173,7 @@ async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian)
     signs = Signs(launch.profile)
     log = EngineLog(directory / "engine.log", signs.read)
     try:
-        place = Place(directory=directory, port=ports.free(HOST))
+        place = Place.find(launch.profile, directory)
         command = launch.command(place)
         environment = launch.environment(place, os.environ)
         process = await Process.spawn(command, env=environment, cwd=launch.cwd(place), log=log, guardian=guardian)
@@ -183,5 +189,7 @@ async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian)
         keepalive=http.keepalive,
         drop_headers=frozenset(name.lower().encode() for name in http.drop_headers),
         write_stall=http.write_stall,
+        slotless=frozenset(http.slotless),
+        model=launch.model_for_requests(),
     )
     return Engine(launch, place, process, log, signs, upstream)

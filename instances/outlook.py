@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from slotproxy.instances import launch, memory
+from slotproxy.instances import context, launch, memory
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.memory import Total
 from slotproxy.instances.model import ModelFacts
@@ -26,6 +26,7 @@ class Outlook:
     total: Total
     limit: int
     available: int  # what the machine could give now
+    ctx_size: int | None  # what was asked for
     instances: int | None  # None: auto
     max_instances: int
     estimate: Estimate
@@ -70,6 +71,7 @@ class Outlook:
         asked = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if asked.warning is not None:
             yield f"{_count(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
+        yield from launch.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
         if not self.profile.memory.shared:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
             yield f"{self.profile.name} does not share the model's memory: every instance has a copy of its own{note}"
@@ -102,7 +104,7 @@ def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
     profile = launch.choose(settings.engine, facts, settings.engine_bin)
     total = memory.effective_total()
-    ctx = settings.ctx_size or profile.ctx
+    ctx = context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args))
     kv_token = facts.shape.kv_token
     return Outlook(
         facts=facts,
@@ -112,6 +114,7 @@ def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
         total=total,
         limit=settings.memory_limit.within(total.size),
         available=memory.available(),
+        ctx_size=settings.ctx_size,
         instances=settings.instances,
         max_instances=settings.max_instances,
         estimate=Estimate(

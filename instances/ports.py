@@ -13,6 +13,15 @@ def free(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def beside(host: str, port: int, count: int) -> tuple[int, ...]:
+    """`count` more free ports for one that also gets `port`: all different."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free(host))
+        found.discard(port)
+    return tuple(found)
+
+
 def owns(pid: int, port: int) -> bool:
     """Whether the process or one of its descendants listens on `port`."""
     try:

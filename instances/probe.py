@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -81,19 +80,6 @@ class Probe:
         writer.transport.abort()
         return True
 
-    async def distrust(self, upstream: Upstream) -> str | None:
-        """Why the certificate of a TLS server is not believed; None when it is, or when nothing can be said."""
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                where = (upstream.host, upstream.port)
-                _, writer = await asyncio.open_connection(*where, ssl=ssl.create_default_context())
-        except ssl.SSLCertVerificationError as error:
-            return error.verify_message
-        except (OSError, TimeoutError):
-            return None
-        writer.transport.abort()
-        return None
-
     async def ready(self, upstream: Upstream, ready: Ready) -> bool:
         """Whether the profile's readiness path answers as it should; True where it has none."""
         if ready.path is None:
@@ -110,17 +96,17 @@ class Probe:
             return f"status {answer.status}, {answer.body[:200].decode(errors='replace') or 'empty'}"
         return None
 
-    async def context(self, upstream: Upstream, context: Context | None) -> int | None:
+    async def context(self, upstream: Upstream, context: Context) -> int | None:
         """Tokens one slot takes; None when the engine does not say."""
-        if context is None:
+        if context.path is None:
             return None
         answer = await self.ask(upstream, context.path)
         found = answer and resolve(answer.document(), context.pointer)
         return found if isinstance(found, int) and found > 0 else None
 
     async def models(self, upstream: Upstream, path: str) -> tuple[Mapping[str, Any], ...]:
-        """The engine's model objects as it lists them."""
-        answer = await self.ask(upstream, path)
+        """The engine's model objects as it lists them; none where `path` is empty."""
+        answer = await self.ask(upstream, path) if path else None
         listed = answer and resolve(answer.document(), "/data")
         return tuple(model for model in listed if isinstance(model, dict)) if isinstance(listed, list) else ()
 
@@ -129,15 +115,20 @@ class Probe:
         await asyncio.sleep(idle.first if streamed else idle.first_unstreamed)
         if idle.kind == "delay":
             return True
-        if idle.kind == "generation":
-            return await self.ask(upstream, warm_up.path, body=body, timeout=idle.limit) is not None
         try:
             async with asyncio.timeout(idle.limit):
-                while not await self._nothing_processing(upstream, idle.path):  # noqa: ASYNC110  it has no events
+                while not await self._let_go(upstream, idle, warm_up, body):  # noqa: ASYNC110  it has no events
                     await asyncio.sleep(idle.every)
         except TimeoutError:
             return False
         return True
+
+    async def _let_go(self, upstream: Upstream, idle: Idle, warm_up: WarmUp, body: Any) -> bool:
+        if idle.kind == "slots":
+            return await self._nothing_processing(upstream, idle.path)
+        # Engines with a bound on waiting requests refuse one while they are busy: only an answer counts.
+        answer = await self.ask(upstream, warm_up.path, body=body, timeout=idle.limit)
+        return answer is not None and answer.status < 300
 
     async def _nothing_processing(self, upstream: Upstream, path: str) -> bool:
         answer = await self.ask(upstream, path)

@@ -1,11 +1,12 @@
 """Engine profiles: one TOML file per engine, shipped in `engines/` or the user's own, read into frozen values.
 
-Unknown tables and keys are errors that name the file and the key. In `args`, `env` and the warm-up's body the words
-{model} {name} {host} {port} {ctx} {kv} {dir} {threads} stand for what one instance gets.
+Unknown tables and keys are errors that name the file, the line and the key. In `args`, `env`, `cwd`, the warm-up's body
+and the model's name for requests the words of PLACES, in braces, stand for what one instance gets.
 """
 
 import re
 import tomllib
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,9 +15,12 @@ import msgspec
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
+from slotproxy.instances.toml_lines import line_of
 
 PLAIN = {"Object contains unknown field": "unknown key", "Object missing required field": "missing key", "`": "'"}
-PLACES = ("model", "name", "host", "port", "ctx", "kv", "dir", "threads")
+PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "dir", "threads")
+_PORTS = {"port2": 2, "port3": 3}
+_WORD = re.compile(r"\{(\w+)\}")
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Path_ = Annotated[str, msgspec.Meta(pattern="^/")]
 
@@ -51,17 +55,22 @@ class WarmUp(_Table, frozen=True, kw_only=True):
 
 
 class Context(_Table, frozen=True, kw_only=True):
-    """Where the engine tells the context of one slot."""
+    """How the context of a request follows from the engine's own setting, and where the engine tells it."""
 
-    path: Path_
-    pointer: str  # JSON pointer, such as /data/0/meta/n_ctx
+    path: Path_ | None = None  # None: the engine does not tell
+    pointer: str = ""  # JSON pointer to the tokens of one slot, such as /data/0/meta/n_ctx
+    divided: bool = False  # several slots of one process would share {ctx}; a single one has all of it
+    capped: bool = False  # never more than the model was trained for, whatever is asked
+    multiple: Annotated[int, msgspec.Meta(ge=1)] = 1  # tokens; the engine rounds up to a multiple of this
+    note: str = ""
 
 
 class Idle(_Table, frozen=True, kw_only=True):
     """How to learn that an abandoned request no longer occupies the engine.
 
-    `slots`: GET `path` in llama-server's shape until nothing is processing. `generation`: the warm-up request again; a
-    serial engine answers it only after what it was doing. `delay`: the engine notices by itself within `first` seconds.
+    `slots`: GET `path` in llama-server's shape until nothing is processing. `generation`: the warm-up request, again
+    until it succeeds; a serial engine answers it only after what it was doing. `delay`: the engine notices by itself
+    within `first` seconds.
     """
 
     kind: Literal["slots", "generation", "delay"]
@@ -70,6 +79,7 @@ class Idle(_Table, frozen=True, kw_only=True):
     first_unstreamed: Seconds = 1.15  # the same for a request that was not a stream
     every: Annotated[float, msgspec.Meta(ge=0.05)] = 1.6  # between looks
     limit: Seconds = 60.0  # then the instance is restarted
+    note: str = ""  # what the engine does when a client disconnects
 
 
 class Stop(_Table, frozen=True, kw_only=True):
@@ -77,6 +87,7 @@ class Stop(_Table, frozen=True, kw_only=True):
 
     term: Seconds = 5.0
     again: Seconds = 3.0
+    note: str = ""
 
 
 class Http(_Table, frozen=True, kw_only=True):
@@ -85,6 +96,8 @@ class Http(_Table, frozen=True, kw_only=True):
     keepalive: Seconds = 0.0  # idle connections may be used again for so long; 0: one request per connection
     drop_headers: tuple[str, ...] = ()
     write_stall: Seconds = 0.0  # the engine drops a stream that is not read for so long; 0: it waits
+    slotless: tuple[Path_, ...] = ()  # paths it answers beside its slot, so that they need no lease
+    model: str | None = None  # sent as the model of every request; None: what the client says
 
 
 class Lock(_Table, frozen=True, kw_only=True):
@@ -100,8 +113,15 @@ class Memory(_Table, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Batching(_Table, frozen=True, kw_only=True):
+    """The engine can work on several requests at a time in one process."""
+
+    how: str  # what tells it to, such as "--max-num-seqs K"
+    note: str = ""
+
+
 class Fatal(_Table, frozen=True, kw_only=True):
-    """A line of the engine's log that says why it cannot go on."""
+    """A line of the engine's log, or of its answer to the warm-up, that says why it cannot go on."""
 
     pattern: str
     kind: Cause
@@ -113,7 +133,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     name: str
     summary: str
     install: str  # what to do when it is missing: "install ..."
-    models: tuple[Literal["gguf", "directory"], ...]
+    models: tuple[Literal["gguf", "directory", "name"], ...]  # name: one that the engine itself resolves
     executable: str | None = None  # looked up on PATH; or
     module: str | None = None  # run by our own interpreter
     requires: str | None = None  # Python package that must be importable for it
@@ -121,18 +141,40 @@ class Profile(_Table, frozen=True, kw_only=True):
     options: tuple[Options, ...] = ()
     env: dict[str, str] = {}
     scrub: tuple[str, ...] = ()  # prefixes of inherited environment variables the engine must not see
+    keep: tuple[str, ...] = ()  # variables it may see although `scrub` names them
     cwd: str | None = None  # None: the instance's directory
     ctx: Annotated[int, msgspec.Meta(ge=512)] = 4096  # tokens, unless --ctx-size says otherwise
     ready: Ready = Ready()
     warm_up: WarmUp
-    context: Context | None = None
-    models_path: Path_ = "/v1/models"
+    context: Context = Context()
+    models_path: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = "/v1/models"  # "": only the one served is listed
     idle: Idle
     stop: Stop = Stop()
     http: Http = Http()
     lock: Lock = Lock()
     memory: Memory
+    batching: Batching | None = None
     fatal: tuple[Fatal, ...] = ()
+
+    @property
+    def ports(self) -> int:
+        """How many ports an instance needs."""
+        return max((_PORTS.get(word, 1) for word in self._words()), default=1)
+
+    @property
+    def takes_ctx(self) -> bool:
+        """Whether the engine can be told how much context a request may have."""
+        return "ctx" in self._words()
+
+    @property
+    def sole(self) -> bool:
+        """Whether one process that batches is better than several: they would not share the model."""
+        return self.batching is not None and not self.memory.shared
+
+    def _words(self) -> set[str]:
+        chosen = (argument for options in self.options for argument in options.args + options.otherwise)
+        texts = (*self.args, *self.env.values(), *chosen, self.cwd or "", self.http.model or "")
+        return {word for text in texts for word in _WORD.findall(text)}
 
 
 def names() -> tuple[str, ...]:
@@ -153,14 +195,15 @@ def load(engine: str) -> Profile:
 
 
 def parse(text: str, file: str) -> Profile:
-    """Raises ConfigurationError that names `file` and the key."""
+    """Raises ConfigurationError that names `file`, the line and the key."""
     try:
         profile = msgspec.convert(tomllib.loads(text), Profile)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"engine profile {file} is not valid TOML: {error}") from None
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"engine profile {file}: {_plain(str(error))}") from None
-    _check(profile, file)
+        raise ConfigurationError(f"engine profile {file}, {_plain(str(error), text)}") from None
+    for keys, complaint in _complaints(profile):
+        raise ConfigurationError(f"engine profile {file}, {_place(keys, text)}{complaint}")
     return profile
 
 
@@ -178,27 +221,36 @@ def _read(path: Path) -> Profile:
     return parse(text, str(path))
 
 
-def _plain(message: str) -> str:
-    """msgspec's words for a user: the place first, without its `$.` notation."""
+def _plain(message: str, text: str) -> str:
+    """msgspec's words for a user: the line and the key first, without its `$.` notation."""
     what, _, where = message.partition(" - at ")
     for theirs, ours in PLAIN.items():
         what = what.replace(theirs, ours)
-    where = where.strip("`").removeprefix("$").removeprefix(".")
-    return f"in {where}: {what}" if where else what
+    keys = [int(part) if part.isdigit() else part for part in re.findall(r"[^$.\[\]`]+", where)]
+    named = re.search("unknown key '(.+)'", what)
+    return _place(keys, text, named[1] if named else None) + what
 
 
-def _check(profile: Profile, file: str) -> None:
+def _place(keys: Sequence[str | int], text: str, unknown: str | None = None) -> str:
+    line = line_of(text, [*keys, unknown] if unknown else keys)
+    where = ".".join(str(key) for key in keys)
+    return (f"line {line}: " if line else "") + (f"in {where}: " if where else "")
+
+
+def _complaints(profile: Profile) -> Iterator[tuple[Sequence[str | int], str]]:
+    """What is wrong although every single value is sound: the key and a clause."""
     if (profile.executable is None) == (profile.module is None):
-        raise ConfigurationError(f"engine profile {file}: give either 'executable' or 'module'")
-    for pattern in [fatal.pattern for fatal in profile.fatal] + [profile.ready.banner or ""]:
+        yield ("module",), "give either 'executable' or 'module'"
+    patterns: list[tuple[Sequence[str | int], str]] = [(("ready", "banner"), profile.ready.banner or "")]
+    patterns += [(("fatal", number, "pattern"), fatal.pattern) for number, fatal in enumerate(profile.fatal)]
+    for keys, pattern in patterns:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ConfigurationError(f"engine profile {file}: bad pattern {pattern!r}: {error}") from None
-    texts = [*profile.args, *profile.env.values(), *(a for o in profile.options for a in o.args + o.otherwise)]
-    for word in re.findall(r"\{(\w+)\}", " ".join(texts)):
-        if word not in PLACES:
-            known = ", ".join(PLACES)
-            raise ConfigurationError(f"engine profile {file}: unknown placeholder {{{word}}}; known are {known}")
+            yield keys, f"bad pattern {pattern!r}: {error}"
+    for word in sorted(profile._words() - set(PLACES)):
+        yield (f"{{{word}}}",), f"unknown placeholder {{{word}}}; known are {', '.join(PLACES)}"
     if profile.ready.path is None and profile.ready.banner is None:
-        raise ConfigurationError(f"engine profile {file}: [ready] needs 'path' or 'banner'")
+        yield ("ready",), "it needs 'path' or 'banner'"
+    if profile.context.path is not None and not profile.context.pointer.startswith("/"):
+        yield ("context", "pointer"), "'path' needs a 'pointer' into its answer, such as /data/0/n_ctx"

@@ -368,7 +368,7 @@ class Supervisor:
         return None if settings.model is None else await self._plan_launch(settings, settings.model), remotes
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
-        facts = await asyncio.to_thread(model.check, path)
+        facts = await asyncio.to_thread(model.check, path, names=launch.takes_names(settings.engine))
         return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
@@ -376,3 +376,7 @@ class Supervisor:
         text = "model %s, engine %s, %d tokens of context for each instance"
         logger.info(text, plan.name, plan.profile.name, plan.ctx)
         logger.info("memory limit %s of %s (%s)", size(growth.limit), size(growth.total.size), growth.total.source)
+        for sentence in launch.cautions(
+            plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size
+        ):
+            logger.warning("%s", sentence)

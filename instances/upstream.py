@@ -22,6 +22,7 @@ class Upstream:
     extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
     default_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent where the client sends none of these names
     observed: bool = False  # its owner wants to hear of its answers: a server whose rate limits we do not know
+    model: str | None = None  # put into every JSON body that names a model; None: the client's stays
     write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any
 
     @property

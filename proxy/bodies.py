@@ -49,6 +49,7 @@ class Wanted(msgspec.Struct):
 
 NOTHING = Wanted()
 _decoder = msgspec.json.Decoder(Wanted)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def read(request: web.BaseRequest, limit: int) -> bytes:
@@ -117,6 +118,16 @@ def check(path: str, headers: Mapping[str, str], body: bytes) -> Wanted:
     if body and content_type.startswith("application/json"):
         _valid_text(body)
     return NOTHING
+
+
+def renamed(body: bytes, model: str) -> bytes:
+    """`body` with `model` as the model it names, everything else as it was; unchanged where it is no JSON object."""
+    try:
+        members = _members.decode(body)
+    except msgspec.DecodeError:
+        return body
+    members["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(members)
 
 
 def _object(body: bytes) -> Wanted:

@@ -20,7 +20,7 @@ from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, Que
 from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy import errors
+from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.answer import Answer, Request
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_head
@@ -209,7 +209,7 @@ class Forwarder:
         if request.connection:
             dropped = Dropped(dropped.names | nominated(request.fields))
         target = upstream.base_path.encode() + request.target
-        body = request.body
+        body = request.body if upstream.model is None else bodies.renamed(request.body, upstream.model)
         size = None if not body and request.method in _BODILESS else len(body)
         return request_head(request.method, target, upstream.authority, request.fields, dropped, extra, size) + body
 

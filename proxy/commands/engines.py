@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances import demo, detection, launch, ports, profiles
+from slotproxy.instances import demo, detection, launch, profiles
 from slotproxy.instances.detection import Detection
-from slotproxy.instances.launch import HOST, Launch, Place
+from slotproxy.instances.launch import Launch, Place
 from slotproxy.instances.profiles import Profile
 from slotproxy.instances.statedir import StateDir
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
 
-KINDS = {"gguf": "GGUF file", "directory": "directory"}
+KINDS = {"gguf": "GGUF file", "directory": "directory", "name": "name"}
 NO_MODEL = Path("MODEL")  # where none was named and the demo model does not suit the engine
 
 
@@ -29,7 +29,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
     profile = profiles.load(engine)
     found = asyncio.run(detection.detect(profile, settings.engine_bin))
     plan = _plan(settings, profile, found)
-    place = Place(directory=StateDir(settings.state_dir).instance(0), port=ports.free(HOST))
+    place = Place.find(profile, StateDir(settings.state_dir).instance(0))
     if as_json:
         print_json(document(found, plan, place))
     else:
@@ -45,7 +45,7 @@ def _list(*, as_json: bool) -> int:
     page = Page()
     page.table(
         [_columns(profile) for profile in shipped],
-        heads=("engine", "models", "shares memory", "context", "installed"),
+        heads=("engine", "models", "shares memory", "batches", "context", "installed"),
     )
     page.line()
     page.line("slotproxy engines NAME shows one of them. --engine also takes the path of a profile of your own.")
@@ -60,6 +60,7 @@ def _row(profile: Profile) -> dict[str, Any]:
         "summary": profile.summary,
         "models": list(profile.models),
         "shares_memory": profile.memory.shared,
+        "batches": None if profile.batching is None else profile.batching.how,
         "context": profile.ctx,
         "installed": missing is None,
         "missing": missing,
@@ -69,14 +70,19 @@ def _row(profile: Profile) -> dict[str, Any]:
 def _columns(profile: Profile) -> tuple[str, ...]:
     kinds = " or ".join(KINDS.get(kind, kind) for kind in profile.models)
     installed = "yes" if launch.missing(profile) is None else "no"
-    return profile.name, kinds, _yes(profile.memory.shared), f"{profile.ctx} tokens", installed
+    return profile.name, kinds, _yes(profile.memory.shared), _batches(profile), f"{profile.ctx} tokens", installed
+
+
+def _batches(profile: Profile) -> str:
+    return "no" if profile.batching is None else f"with {profile.batching.how}"
 
 
 def _plan(settings: Settings, profile: Profile, found: Detection) -> Launch:
     """What an instance would be started with; the model need not be there."""
     suits_demo = "gguf" in profile.models
     unnamed = settings.model is None or settings.model == DEMO
-    model = (demo.location() if suits_demo else NO_MODEL) if unnamed else settings.model_path.absolute()
+    named = settings.model_path if "name" in profile.models else settings.model_path.absolute()
+    model = (demo.location() if suits_demo else NO_MODEL) if unnamed else named
     return Launch(
         profile=profile,
         program=found.program,
@@ -134,7 +140,17 @@ def _what(found: Detection, profile: Profile) -> Iterator[tuple[str, str]]:
     yield "models", " or ".join(KINDS.get(kind, kind) for kind in profile.models)
     note = f": {profile.memory.note}" if profile.memory.note else ""
     yield "shares memory", _yes(profile.memory.shared) + note
-    yield "context", f"{profile.ctx} tokens, unless --ctx-size says otherwise"
+    yield "batches", _batches(profile) + (": better than several instances" if profile.sole else "")
+    yield (
+        "context",
+        f"{profile.ctx} tokens, unless --ctx-size says otherwise: {profile.context.note or 'for each slot'}",
+    )
+    yield "a client leaves", profile.idle.note or "not known"
+    yield (
+        "a stop takes",
+        f"at most {profile.stop.term + profile.stop.again:g} s, then it is killed"
+        + (f": {profile.stop.note}" if profile.stop.note else ""),
+    )
     for options in profile.options:
         has = options.flag in found.help_text
         given = shlex.join(options.args if has else options.otherwise) or "nothing"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from slotproxy.instances import demo, model, outlook
+from slotproxy.instances import demo, launch, model, outlook
 from slotproxy.instances.outlook import RULE, Outlook
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.planner import size
@@ -18,7 +18,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     if not settings.local:
         return _elsewhere(settings, as_json=as_json)
     path = demo.fetch() if settings.model == DEMO else settings.model_path
-    found = outlook.look(settings.supply(path), model.check(path))
+    found = outlook.look(settings.supply(path), model.check(path, names=launch.takes_names(settings.engine)))
     if as_json:
         print_json(document(found))
     else:

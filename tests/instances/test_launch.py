@@ -70,6 +70,25 @@ def test_inherited_settings_of_engines_and_our_own_are_scrubbed() -> None:
     }
 
 
+def test_what_a_profile_keeps_is_not_scrubbed() -> None:
+    inherited = {"OLLAMA_MODELS": "/store", "OLLAMA_HOST": "0.0.0.0", "HOME": "/home/me"}
+    kept = launch_of("ollama").environment(PLACE, inherited)
+    assert (kept["OLLAMA_MODELS"], kept["HOME"], kept["OLLAMA_HOST"]) == ("/store", "/home/me", "127.0.0.1:4711")
+
+
+def test_each_of_several_ports_has_its_place_in_the_arguments() -> None:
+    place = Place(directory=Path("/state/instances/3"), port=4711, further_ports=(5, 6))
+    command = " ".join(launch_of("tgi").command(place))
+    assert "--port 4711 --prometheus-port 5 --master-port 6 --shard-uds-path /state/instances/3/tgi" in command
+
+
+@pytest.mark.parametrize(
+    ("engine", "model"), [("mlx_lm.server", "default_model"), ("ollama", "m"), ("llama-server", None)]
+)
+def test_the_model_of_every_request_is_what_the_profile_says(engine: str, model: str | None) -> None:
+    assert launch_of(engine).model_for_requests() == model
+
+
 def test_the_model_named_in_the_warm_up_is_the_one_served() -> None:
     body = launch_of("embedded").warm_up_body(PLACE)
     assert body["model"] == "m"
@@ -106,6 +125,52 @@ def test_auto_without_any_engine_says_what_to_install(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("engine_bin", "name"), [("/opt/ds4-server", "ds4-server"), ("/opt/my-llama", "llama-server")])
 def test_auto_with_an_executable_goes_by_its_name(engine_bin: str, name: str) -> None:
     assert launch.choose("auto", GGUF, engine_bin).name == name
+
+
+def test_auto_takes_for_a_directory_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="no engine for a model directory is installed; install one of mlx_lm"):
+        launch.choose("auto", DIRECTORY, None)
+    executable(tmp_path / "vllm")
+    assert launch.choose("auto", DIRECTORY, None).name == "vllm"
+
+
+@pytest.mark.parametrize(("engine", "names"), [("auto", False), ("embedded", False), ("ollama", True)])
+def test_only_some_engines_resolve_a_models_name_themselves(engine: str, names: bool) -> None:
+    assert launch.takes_names(engine) is names
+
+
+def cautions(engine: str, *, instances: int | None, ctx_size: int | None = None) -> list[str]:
+    return list(launch.cautions(profiles.load(engine), instances=instances, ctx_size=ctx_size))
+
+
+@pytest.mark.parametrize("instances", [None, 2])
+def test_several_instances_of_an_engine_that_batches_and_shares_nothing_are_advised_against(
+    instances: int | None,
+) -> None:
+    (sentence,) = cautions("vllm", instances=instances)
+    assert "start one yourself with --max-num-seqs K and give it as --upstream URL,slots=K" in sentence
+
+
+def test_one_instance_of_it_or_several_that_share_the_model_are_fine() -> None:
+    assert cautions("vllm", instances=1) == cautions("llama-server", instances=4) == []
+
+
+def test_a_context_that_cannot_be_set_is_said_to_have_no_effect() -> None:
+    (sentence,) = cautions("mlx_lm.server", instances=1, ctx_size=2048)
+    assert sentence == "mlx_lm.server cannot be told how much context a request may have: --ctx-size has no effect"
+
+
+async def test_a_name_goes_to_the_engine_as_it_is_and_a_path_as_an_absolute_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(tmp_path / "vllm")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = SupplySettings(model=Path("m"), state_dir=Path("s"), engine="vllm")
+    named = ModelFacts(path=Path("org/m:3b"), name="org/m:3b", kind="name", size=0)
+    assert "org/m:3b" in (await launch.plan(settings, named)).command(PLACE)
+    there = ModelFacts(path=Path("m"), name="m", kind="directory", size=1)
+    assert (await launch.plan(settings, there)).model.is_absolute()
 
 
 @pytest.mark.parametrize("engine", ["auto", "embedded"])

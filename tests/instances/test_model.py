@@ -150,3 +150,11 @@ def test_a_missing_part_of_a_model_is_named(tmp_path: Path) -> None:
 def test_a_part_under_a_name_of_its_own_is_left_to_the_engine(tmp_path: Path) -> None:
     path = split(tmp_path, parts=2).rename(tmp_path / "mine.gguf")
     assert model.check(path).size == path.stat().st_size
+
+
+def test_a_name_is_taken_only_where_an_engine_resolves_names_and_never_for_a_path() -> None:
+    facts = model.check(Path("llama3.2:3b"), names=True)
+    assert (facts.kind, facts.name, facts.path, facts.context) == ("name", "llama3.2:3b", Path("llama3.2:3b"), None)
+    for path, names in (("llama3.2:3b", False), ("/nowhere/m", True), ("../nowhere/m", True)):
+        with pytest.raises(ModelError, match="there is no model at"):
+            model.check(Path(path), names=names)

@@ -24,6 +24,7 @@ ROOMY = Outlook(
     total=Total(size=16 * GIB, source="physical memory"),
     limit=10 * GIB,
     available=9 * GIB,
+    ctx_size=None,
     instances=None,
     max_instances=8,
     estimate=Estimate(weights=4 * GIB, kv=GIB, shares=True),
@@ -76,7 +77,9 @@ def test_a_context_below_the_floor_or_above_what_was_trained_is_warned_about(dem
 
 
 def test_an_engine_that_does_not_share_is_warned_about() -> None:
-    private = msgspec.structs.replace(ROOMY.profile, memory=profiles.Memory(shared=False, note="it copies"))
+    private = msgspec.structs.replace(
+        ROOMY.profile, batching=None, memory=profiles.Memory(shared=False, note="it copies")
+    )
     (warning,) = replace(ROOMY, profile=private, estimate=Estimate(weights=GIB, kv=1, shares=False)).warnings()
     assert warning == (
         "llama-server does not share the model's memory: every instance has a copy of its own (it copies)"
@@ -121,3 +124,10 @@ def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_p
         outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))
     with pytest.raises(ConfigurationError, match="check --engine-bin"):
         outlook.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))
+
+
+def test_one_process_that_batches_is_proposed_where_several_would_share_nothing() -> None:
+    several = replace(ROOMY, profile=profiles.load("vllm"))
+    assert any("--max-num-seqs K and give it as --upstream URL,slots=K" in warning for warning in several.warnings())
+    alone = replace(several, instances=1)
+    assert not any("--upstream" in warning for warning in alone.warnings())

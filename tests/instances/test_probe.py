@@ -92,7 +92,7 @@ async def test_context_and_models_are_read_from_where_the_profile_says(probe: Pr
     upstream = await serve(lambda request: web.json_response(listing))
     assert await probe.context(upstream, Context(path="/v1/models", pointer="/data/0/meta/n_ctx")) == 2048
     assert await probe.context(upstream, Context(path="/v1/models", pointer="/data/0/id")) is None
-    assert await probe.context(upstream, None) is None
+    assert await probe.context(upstream, Context()) is None
     assert await probe.models(upstream, "/v1/models") == (listing["data"][0],)
 
 

@@ -28,7 +28,42 @@ def test_a_shipped_profile_loads_and_names_itself(name: str) -> None:
 
 
 def test_the_shipped_profiles_are_these() -> None:
-    assert profiles.names() == ("ds4-server", "embedded", "llama-server")
+    assert profiles.names() == (
+        "ds4-server",
+        "embedded",
+        "llama-server",
+        "llamafile",
+        "mlx_lm.server",
+        "mlxcel-server",
+        "ollama",
+        "tabbyapi",
+        "tgi",
+        "vllm",
+    )
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
+    profile = profiles.load(name)
+    assert profile.memory.note
+    assert profile.context.note
+    assert profile.idle.note
+    assert {Cause.PORT_TAKEN, Cause.MODEL, Cause.OUT_OF_MEMORY} <= {fatal.kind for fatal in profile.fatal}
+    assert set(profile.scrub) >= {"LLAMA_ARG_", "OLLAMA_", "DS4_"}
+    assert "{port}" in " ".join((*profile.args, *profile.env.values()))
+
+
+def test_where_one_process_that_batches_is_better_the_profile_says_how() -> None:
+    sole = {name for name in profiles.names() if profiles.load(name).sole}
+    assert sole == {"mlx_lm.server", "mlxcel-server", "ollama", "tabbyapi", "tgi", "vllm"}
+
+
+def test_an_instance_gets_as_many_ports_as_its_arguments_name() -> None:
+    assert {name: profiles.load(name).ports for name in ("tgi", "vllm")} == {"tgi": 3, "vllm": 1}
+
+
+def test_which_engines_can_be_told_the_context_of_a_request() -> None:
+    assert [name for name in profiles.names() if not profiles.load(name).takes_ctx] == ["mlx_lm.server"]
 
 
 def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path) -> None:
@@ -41,18 +76,23 @@ def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("nmae = 1", "engine profile f.toml: unknown key 'nmae'"),
-        ("[stop]\ntrem = 1", "engine profile f.toml: in stop: unknown key 'trem'"),
-        ("ctx = 'many'", "engine profile f.toml: in ctx: Expected 'int', got 'str'"),
-        ("ctx = ", "engine profile f.toml is not valid TOML"),
-        ("[[fatal]]\npattern = 'a('\nkind = 'other'", r"bad pattern 'a\('"),
-        ("[[fatal]]\npattern = 'a'\nkind = 'bad luck'", "Invalid enum value 'bad luck'"),
-        ("[env]\nX = '{dri}'", r"unknown placeholder \{dri\}; known are model, name,"),
-        ("module = 'x'", "give either 'executable' or 'module'"),
-        ("[ready]\npath = 'health'", "in ready.path"),
+        ("nmae = 1", "f.toml, line 11: unknown key 'nmae'"),
+        ("[stop]\n\ntrem = 1", "f.toml, line 13: in stop: unknown key 'trem'"),
+        ("stop = { trem = 1 }", "f.toml, line 11: in stop: unknown key 'trem'"),
+        ("ctx = 'many'", "f.toml, line 11: in ctx: Expected 'int', got 'str'"),
+        ("ctx = \n", r"f.toml is not valid TOML: .* \(at line 11, column 7\)"),
+        ("[[fatal]]\npattern = 'a('\nkind = 'other'", r"line 12: in fatal.0.pattern: bad pattern 'a\('"),
+        (
+            "[[fatal]]\npattern = 'a'\nkind = 'other'\n[[fatal]]\npattern = 'a'\nkind = 'bad luck'",
+            "line 16: in fatal.1.kind: Invalid enum value 'bad luck'",
+        ),
+        ("[env]\nX = '{dri}'", r"line 12: in \{dri\}: unknown placeholder \{dri\}; known are model, parent,"),
+        ("module = 'x'", "line 11: in module: give either 'executable' or 'module'"),
+        ("[ready]\npath = 'health'", "line 12: in ready.path"),
+        ("[context]\npath = '/slots'", "line 11: in context.pointer: 'path' needs a 'pointer'"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_the_file_and_the_key(change: str, sentence: str) -> None:
+def test_a_mistake_is_one_sentence_that_names_the_file_the_line_and_the_key(change: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence) as caught:
         profiles.parse(MINIMAL + change, "f.toml")
     assert "\n" not in str(caught.value)
