@@ -135,6 +135,13 @@ def completion(name: str) -> bytes:
     return json.dumps(answer).encode()
 
 
+def whole(name: str, behaviour: Behaviour) -> bytes:
+    """The body of an answer that is no stream."""
+    if behaviour.size:
+        return json.dumps({"filler": "x" * (behaviour.size - 13)}, separators=(",", ":")).encode()
+    return completion(name) if behaviour.body is None else behaviour.body.encode()
+
+
 def events(name: str, behaviour: Behaviour) -> list[bytes]:
     """Chat chunks in OpenAI's shape."""
     count = 8 if behaviour.events is None else behaviour.events

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Self
 
 from tests import fake_processes
-from tests.fake_answers import RAW, Behaviour, Received, answer, completion, events, head, pieces
+from tests.fake_answers import RAW, Behaviour, Received, answer, events, head, pieces, whole
 
 ABOUT_ITSELF = frozenset({"/health", "/slots"})
 
@@ -57,11 +57,13 @@ class FakeEngine:
         default: dict[str, Any] | None = None,
         per_connection: int = 0,
         silent_while_busy: bool = False,
+        forgetful: bool = False,
     ) -> None:
         self.port, self.name, self.n_ctx = port, name, n_ctx
         self.default = default or {}
         self.per_connection = per_connection  # requests one connection may carry before it is closed; 0: any number
         self.silent_while_busy = silent_while_busy  # /health and /slots wait until the generation is over
+        self.forgetful = forgetful  # remembers no request once it is over
         self.descendants: list[int] = []  # pids, of the program
         self.script: deque[dict[str, Any]] = deque()
         self.received: list[Received] = []
@@ -177,6 +179,8 @@ class _Connection:
             self.drip = behaviour.drip
             over = await self._generation(request, behaviour)
             self.drip = 0.0
+            if self.engine.forgetful:
+                self.engine.received.remove(request)
             self.engine.generated()
             self.engine.generated = lambda: None
             if behaviour.surplus:
@@ -231,9 +235,7 @@ class _Connection:
         return await self._whole(request, behaviour)
 
     async def _whole(self, request: Received, behaviour: Behaviour) -> bool:
-        body = completion(self.engine.name) if behaviour.body is None else behaviour.body.encode()
-        if behaviour.size:
-            body = json.dumps({"filler": "x" * (behaviour.size - 13)}, separators=(",", ":")).encode()
+        body = whole(self.engine.name, behaviour)
         extra = {"Content-Type": "application/json"} | behaviour.headers
         bodiless = behaviour.status in (204, 304)
         if not bodiless:
@@ -306,6 +308,7 @@ async def _program(options: argparse.Namespace) -> None:
         default=json.loads(options.default),
         per_connection=options.per_connection,
         silent_while_busy=options.silent_while_busy,
+        forgetful=options.forgetful,
     )
     engine.die = lambda: os._exit(9)
     engine.descendants = fake_processes.children(options.children) + fake_processes.daemons(options.daemons)
@@ -336,6 +339,7 @@ def main() -> None:
     parser.add_argument("--never-ready", action="store_true", help="/health stays at 503")
     parser.add_argument("--ignore-term", action="store_true")
     parser.add_argument("--silent-while-busy", action="store_true", help="no /health, no /slots during a generation")
+    parser.add_argument("--forgetful", action="store_true", help="for long runs: remembers no request that is over")
     parser.add_argument("--die-after", type=float, default=0.0, help="seconds from warm-up to sudden end; 0: none")
     parser.add_argument("--children", type=int, default=0, help="processes of its own group")
     parser.add_argument("--daemons", type=int, default=0, help="grandchildren in sessions of their own")
