@@ -41,9 +41,9 @@ class Answer:
     """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_aside", "_chunked", "_client", "_connection", "_head", "_observer", "_outcome", "_own", "_pieces", "_request",
-        "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter", "paused_since", "refusal",
-        "status", "stream",
+        "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own", "_pieces",
+        "_request", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter",
+        "paused_since", "refusal", "status", "stream",
     )  # fmt: skip
 
     def __init__(self, request: Request, client: ClientConnection) -> None:
@@ -66,6 +66,7 @@ class Answer:
     def _reset(self) -> None:
         self._head: bytes | None = None
         self._chunked = False
+        self._counted = False  # the client was told how many bytes would come
         self._pieces: list[bytes] | None = None  # the meter's, once a chunk needs nothing but to be passed on
         self.first_byte = self.last_byte = 0.0
         self.stream = False
@@ -124,6 +125,7 @@ class Answer:
         self.stream = head.is_stream and not bodiless
         framing = b""
         if length is not None and status not in (204, 304):
+            self._counted = True
             framing = b"Content-Length: %d\r\n" % length
         elif not bodiless and request.http11:
             self._chunked = True
@@ -251,7 +253,8 @@ class Answer:
         transport = self._client.transport
         if transport is None or transport.is_closing():
             return
-        if self.stream and self.meter is not None and not self._client.writing_paused:
+        # Where bytes are counted, an event would stand for those that are missing: a clean end.
+        if self.stream and self.meter is not None and not self._counted and not self._client.writing_paused:
             event = refusal.event(self._request.path)
             event = event if self.meter.at_boundary else b"\n\n" + event
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)

@@ -91,6 +91,7 @@ class Forwarder:
 
     async def _try_upstreams(self, request: Request, answer: Answer, outcome: Outcome) -> None:
         tried: set[Upstream] = set()
+        sent = False  # an engine had the prompt
         while True:
             try:
                 lease = self._at_once(request.path, tried) or await self._wait(tried, outcome)
@@ -108,7 +109,8 @@ class Forwarder:
                 self._metrics.upstream_failed(failure.kind.value)
             logger.warning("request %s: instance %s: %s", request.request_id, lease.upstream.instance, failure.text)
             tried.add(lease.upstream)
-            refusal = _refusal(failure)
+            sent = sent or failure.kind is not Kind.REFUSED
+            refusal = _refusal(failure, sent=sent)
             if answer.begun:
                 outcome.error = refusal.code
                 answer.cut(refusal)
@@ -272,9 +274,9 @@ def _own_fields(request: Request, lease: Lease, outcome: Outcome) -> bytes:
     )
 
 
-def _refusal(failure: Failure) -> errors.Refusal:
+def _refusal(failure: Failure, *, sent: bool) -> errors.Refusal:
     if failure.kind is Kind.SHUTDOWN:
         return errors.shutting_down()
     if failure.kind in _TIMEOUTS:
         return errors.upstream_timeout(failure.text)
-    return errors.upstream_failed(failure.text, sent=failure.kind is not Kind.REFUSED)
+    return errors.upstream_failed(failure.text, sent=sent)

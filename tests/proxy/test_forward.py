@@ -1,6 +1,7 @@
 """One request's way through lease, engine and answer, with engines that are scripts of bytes."""
 
 import asyncio
+import contextlib
 import json
 import re
 from itertools import pairwise
@@ -193,6 +194,36 @@ async def test_a_refused_connection_tells_sdks_that_a_retry_is_safe(stack: MakeS
     answer = await proxy.ask(post())
     assert (status(answer), code(answer)) == (502, "upstream_failed")
     assert b"x-should-retry" not in answer
+
+
+async def test_a_refused_second_try_does_not_hide_that_the_first_engine_had_the_prompt(stack: MakeStack) -> None:
+    proxy = await stack(Script(die))
+    from slotproxy.instances.upstream import Upstream
+
+    proxy.leases.add(Upstream(instance="x", host="127.0.0.1", port=1))
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry: false" in answer
+
+
+async def test_a_stream_of_counted_bytes_is_cut_without_an_event_that_could_stand_for_them(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        size = len(EVENT) + 20  # so few bytes are missing that an error event would be longer
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % size)
+        writer.write(EVENT)
+        await writer.drain()
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post(b'{"stream":true}'))
+    got = b""
+    with contextlib.suppress(ConnectionError):  # a reset
+        while data := await asyncio.wait_for(reader.read(1000), SOON):
+            got += data
+    writer.close()
+    assert got.partition(b"\r\n\r\n")[2] in (b"", EVENT)
 
 
 async def test_an_engine_that_dies_in_its_stream_ends_in_an_error_event_and_no_clean_end(stack: MakeStack) -> None:
