@@ -1,5 +1,6 @@
 """What a run found, counted and told: a table for people, JSON for programs. Pure."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from tests.chaos.verdicts import Judged, Verdict
 
 TOLD = 10  # things that went wrong, in full
 DRIFT = 0.25  # of the proxy's memory, from the first fifth of a run to its end: more is taken for a leak
+POOL = min(32, (os.cpu_count() or 1) + 4)  # threads that asyncio starts as they are needed, and keeps
 LONG = 60.0  # seconds; in shorter runs memory has not settled
 
 
@@ -97,7 +99,7 @@ class Tally:
             return [*found, "the proxy was not observed"]
         if after.fds > before.fds:
             found.append(f"{after.fds - before.fds} file descriptors more than before")
-        if after.threads > before.threads:
+        if after.threads > before.threads + POOL:
             found.append(f"{after.threads - before.threads} threads more than before")
         more = Counter(after.tasks) - Counter(before.tasks)
         if more:

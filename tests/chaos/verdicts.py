@@ -84,9 +84,11 @@ def _refusal(head: Head, body: bytes) -> Judged | None:
         code = str(error["code"])
     except (ValueError, KeyError, TypeError):
         return None
-    if (code, head.status) in RIGHT and head.get(RETRY[head.status]) is not None and error["message"]:
-        return Judged(verdict=Verdict.FAILED, why=f"{head.status} {code}")
-    return None
+    if (code, head.status) not in RIGHT:
+        return None
+    told = head.get(RETRY[head.status]) is not None
+    safe = head.status == 502 and b"refused the connection" in body  # no engine had the prompt: SDKs may retry
+    return Judged(verdict=Verdict.FAILED, why=f"{head.status} {code}") if told or safe else None
 
 
 def _as_spoken(order: Order, head: Head, body: bytes) -> Judged:
