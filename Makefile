@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+SECONDS ?= 60
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 SERVE := $(VENV)/.serve
@@ -19,7 +21,7 @@ SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
-  bench bench-peers bench-engines bench-instructions
+  bench bench-peers bench-engines bench-instructions chaos
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +76,9 @@ bench-engines: $(READY) ## through slotproxy against direct, on real engines
 
 bench-instructions: $(READY) ## machine instructions per event and per request, against docs/performance.md
 	@exec $(BIN)/python -m tests.benchmarks.instructions $(ARGS)
+
+chaos: $(READY) ## faults at random while clients work (make chaos SECONDS=600 SEED=7)
+	@exec $(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

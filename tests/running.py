@@ -62,14 +62,16 @@ def write_real_profile(folder: Path, *, term: float, again: float) -> Path:
     return path
 
 
-def fake_engines(folder: Path, *args: str, instances: int = 1, term: float = 5.0) -> tuple[str, ...]:
+def fake_engines(
+    folder: Path, *args: str, instances: int = 1, term: float = 5.0, idle: float = 10.0
+) -> tuple[str, ...]:
     """Options for a proxy with fake engines of its own."""
     model = folder / "model"
     if not model.exists():
         model.mkdir()
         (model / "config.json").write_text('{"architectures": ["Fake"], "model_type": "fake"}')
         (model / "model.safetensors").write_bytes(b"x")
-    profile = write_profile(folder, *args, term=term)
+    profile = write_profile(folder, *args, term=term, idle=idle)
     return ("--engine", str(profile), "--model", str(model), "--instances", str(instances))
 
 

@@ -26,19 +26,19 @@ from tests.chaos.tally import Tally, table
 from tests.chaos.world import World
 from tests.running import fake_engines, real_engine, write_real_profile
 
-SHORT = 30.0  # seconds; a shorter run asks fewer different questions
+SHORT = 30.0  # seconds; a shorter run asks fewer different questions, and its proxies are less patient
 
 
 async def run(seed: int, seconds: float, folder: Path, instances: dict[str, int], every: float) -> list[Tally]:
     """What became of it, per world."""
     plan = schedule(seed, seconds, instances, every)
-    prompts = 2 if seconds < SHORT else len(PROMPTS)
+    prompts, stall = (2, 1.2) if seconds < SHORT else (len(PROMPTS), 3.0)
     async with AsyncExitStack() as exits:
         worlds = []
         if instances.get("real"):
-            worlds.append(await exits.enter_async_context(_real(seed, folder / "real", instances["real"], prompts)))
+            worlds.append(await exits.enter_async_context(_real(seed, folder, instances["real"], prompts, stall)))
         if instances.get("fake"):
-            worlds.append(await exits.enter_async_context(_fake(seed, folder / "fake", instances["fake"])))
+            worlds.append(await exits.enter_async_context(_fake(seed, folder, instances["fake"], stall)))
         async with asyncio.TaskGroup() as tasks:
             for world, faults in worlds:
                 tasks.create_task(_live(world, faults, [one for one in plan if one.world == world.name], seconds))
@@ -63,13 +63,14 @@ async def _inject(faults: Faults, plan: list[Injection]) -> None:
 
 
 @asynccontextmanager
-async def _real(seed: int, folder: Path, instances: int, prompts: int) -> AsyncIterator[tuple[World, Faults]]:
+async def _real(
+    seed: int, folder: Path, instances: int, prompts: int, stall: float
+) -> AsyncIterator[tuple[World, Faults]]:
     model = demo.fetch()
-    profile = write_real_profile(folder, term=0.5, again=0.5)
+    profile = write_real_profile(folder / "real", term=0.5, again=0.5)
     async with undisturbed.engine(model) as port, undisturbed.Relay(port) as relay:
         orders = partial(real_orders, seed, answers=await undisturbed.answers(port, prompts))
-        slots = instances + 1
-        world = World("real", folder, orders, instances=instances, slots=slots, queue=3 * slots)
+        world = World("real", folder / "real", orders, slots=instances + 1, stall=stall)
         upstream = ("--upstream", f"http://127.0.0.1:{relay.port}")
         try:
             await world.start("--engine", str(profile), *upstream, *real_engine(model, instances))
@@ -79,10 +80,10 @@ async def _real(seed: int, folder: Path, instances: int, prompts: int) -> AsyncI
 
 
 @asynccontextmanager
-async def _fake(seed: int, folder: Path, instances: int) -> AsyncIterator[tuple[World, Faults]]:
-    options = fake_engines(folder, "--forgetful", "--children", "1", instances=instances, term=0.3)
+async def _fake(seed: int, folder: Path, instances: int, stall: float) -> AsyncIterator[tuple[World, Faults]]:
+    options = fake_engines(folder / "fake", "--forgetful", "--children", "1", instances=instances, term=0.3, idle=2.0)
     orders = partial(fake_orders, seed)
-    world = World("fake", folder, orders, instances=instances, slots=instances, queue=3 * instances)
+    world = World("fake", folder / "fake", orders, slots=instances, stall=stall)
     try:
         await world.start(*options)
         yield world, Faults(world)

@@ -16,14 +16,17 @@ NEVER = (
 LITTLE = 8192  # bytes of a slow reader's buffer and of what it reads at a time
 
 
-async def play(port: int, order: Order) -> Judged:
-    """The verdict; this never raises and always ends."""
+async def play(port: int, order: Order, never: float) -> Judged:
+    """The verdict; this never raises and always ends.
+
+    A client that never reads looks after `never` seconds what came: by then the proxy must have cut it off.
+    """
     try:
         async with asyncio.timeout(PATIENCE):
             if order.manner in LEAVES:
                 return await _leave(port, order)
             if order.manner in (Manner.SLOW, Manner.NEVER_READS):
-                return await _read_slowly(port, order)
+                return await _read_slowly(port, order, never)
             async with connected(port) as client:
                 client.send(_bytes(order))
                 return await _judge(client, order)
@@ -82,7 +85,7 @@ async def _leave(port: int, order: Order) -> Judged:
     return Judged(verdict=Verdict.LEFT, why=order.manner.value)
 
 
-async def _read_slowly(port: int, order: Order) -> Judged:
+async def _read_slowly(port: int, order: Order, never: float) -> Judged:
     """With a small buffer of the system, so that it is the proxy that waits."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 26)
@@ -93,7 +96,7 @@ async def _read_slowly(port: int, order: Order) -> Judged:
         await loop.sock_connect(sock, ("127.0.0.1", port))
         await loop.sock_sendall(sock, _bytes(order, Connection="close"))
         if order.manner is Manner.NEVER_READS:
-            await asyncio.sleep(NEVER)
+            await asyncio.sleep(never)
         try:
             while data := await loop.sock_recv(sock, LITTLE):
                 reader.feed_data(data)

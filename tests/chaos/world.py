@@ -14,6 +14,7 @@ from tests.chaos import observe
 from tests.chaos.orders import Order
 from tests.chaos.talk import play
 from tests.chaos.tally import Tally
+from tests.chaos.verdicts import Judged
 from tests.clients import ask
 from tests.running import Running
 
@@ -28,9 +29,10 @@ Orders = Callable[..., Iterator[Order]]
 class World:
     """One proxy. `orders(client, patient=False)` says what clients ask for."""
 
-    def __init__(self, name: str, folder: Path, orders: Orders, *, instances: int, slots: int, queue: int) -> None:
+    def __init__(self, name: str, folder: Path, orders: Orders, *, slots: int, stall: float) -> None:
         self.name, self.folder, self.orders = name, folder, orders
-        self.instances, self.slots, self.queue = instances, slots, queue
+        self.slots, self.queue = slots, 3 * slots
+        self.stall = stall  # seconds of the proxy's patience in the middle of an answer
         self.mark = uuid.uuid4().hex
         self.tally = Tally(name=name, seconds=0.0)
         self._tasks = folder / "tasks.json"
@@ -48,7 +50,7 @@ class World:
     async def start(self, *options: str) -> None:
         env = observe.environment(self.mark, self._tasks)
         queue = ("--queue-limit", str(self.queue), "--queue-timeout", "20s")
-        patience = ("--prefill-timeout", "5s", "--stall-timeout", "3s", "--drain-timeout", "20s")
+        patience = ("--prefill-timeout", f"{1.5 * self.stall:.3g}s", "--stall-timeout", f"{self.stall}s")
         self._proxy = await asyncio.to_thread(Running.start, self.folder, *queue, *patience, *options, env=env)
         await asyncio.to_thread(self._proxy.wait_ready, self.slots)
         await self._round()
@@ -65,7 +67,7 @@ class World:
                 tasks.create_task(self._client(number, until))
 
     async def order(self, order: Order) -> None:
-        self.tally.count(await play(self.port, order))
+        self.tally.count(await self._play(order))
 
     async def settle(self) -> None:
         """Wait until everything is as it was, and count what is not."""
@@ -127,6 +129,9 @@ class World:
 
     # small change
 
+    async def _play(self, order: Order) -> Judged:
+        return await play(self.port, order, never=2.5 * self.stall)
+
     async def _client(self, number: int, until: float) -> None:
         clock = asyncio.get_running_loop().time
         pace = random.Random(number)
@@ -154,7 +159,7 @@ class World:
         """Patient requests, more than there are slots; whether all were completed."""
         orders = self.orders("settling", patient=True)
         async with asyncio.TaskGroup() as tasks:
-            played = [tasks.create_task(play(self.port, next(orders))) for _ in range(2 * self.slots)]
+            played = [tasks.create_task(self._play(next(orders))) for _ in range(2 * self.slots)]
         for one in played:
             self.tally.count(one.result())
         return all(one.result().verdict.name == "COMPLETED" for one in played)
