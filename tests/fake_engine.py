@@ -58,11 +58,13 @@ class FakeEngine:
         per_connection: int = 0,
         silent_while_busy: bool = False,
         forgetful: bool = False,
+        grace: float = 0.0,
     ) -> None:
         self.port, self.name, self.n_ctx = port, name, n_ctx
         self.default = default or {}
         self.per_connection = per_connection  # requests one connection may carry before it is closed; 0: any number
         self.silent_while_busy = silent_while_busy  # /health and /slots wait until the generation is over
+        self.grace = grace  # seconds a request waits for the reset of the one before it, if both come at once
         self.forgetful = forgetful  # remembers no request once it is over
         self.descendants: list[int] = []  # pids, of the program
         self.script: deque[dict[str, Any]] = deque()
@@ -203,6 +205,8 @@ class _Connection:
     async def _generation(self, request: Received, behaviour: Behaviour) -> bool:
         """Occupies the engine. True when the connection cannot go on."""
         engine = self.engine
+        if engine.busy and engine.grace:
+            await asyncio.sleep(engine.grace)
         engine.busy += 1
         engine.peak = max(engine.peak, engine.busy)
         try:
