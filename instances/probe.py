@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -79,6 +80,19 @@ class Probe:
             return False
         writer.transport.abort()
         return True
+
+    async def distrust(self, upstream: Upstream) -> str | None:
+        """Why the certificate of a TLS server is not believed; None when it is, or when nothing can be said."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                where = (upstream.host, upstream.port)
+                _, writer = await asyncio.open_connection(*where, ssl=ssl.create_default_context())
+        except ssl.SSLCertVerificationError as error:
+            return error.verify_message
+        except (OSError, TimeoutError):
+            return None
+        writer.transport.abort()
+        return None
 
     async def ready(self, upstream: Upstream, ready: Ready) -> bool:
         """Whether the profile's readiness path answers as it should; True where it has none."""

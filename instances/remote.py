@@ -164,6 +164,8 @@ class Remote:
             return f"{HEALTH} answers {answer.status}"
         listing = await self._probe.ask(self.upstream, MODELS)
         if listing is not None and listing.status in {401, 403}:
+            if not self.upstream.extra_headers:
+                return f"it wants an API key ({listing.status}): name the variable that holds it, as in URL,key-env=VAR"
             return f"it refuses the API key ({listing.status})"
         if listing is not None and listing.status < 300:
             self._learn(listing.document())
@@ -171,7 +173,8 @@ class Remote:
         if answer is not None and answer.status < 300:
             return None
         if answer is None and listing is None:
-            return SILENT
+            distrust = await self._probe.distrust(self.upstream) if self.upstream.tls else None
+            return SILENT if distrust is None else f"its certificate is not trusted ({distrust})"
         return f"neither {HEALTH} nor {MODELS} answers with success"
 
     def _learn(self, document: Any) -> None:
