@@ -156,7 +156,7 @@ class Leases:
             active=pool.active,
             queued=pool.queued,
             requests=pool.granted,
-            errors=Errors(**self._errors),
+            errors=Errors.of(self._errors),
             average_wait=self._waited / pool.granted if pool.granted else 0.0,
         )
 

@@ -90,7 +90,7 @@ class Remote:
         reason = self._pace.reason
         return Traffic(
             requests=self._requests,
-            errors=Errors(**self._errors),
+            errors=Errors.of(self._errors),
             pause=self.pause,
             held_back=None if reason is None else reason.value,
             limits=self._limits,

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import Reading
@@ -33,11 +33,13 @@ class Errors:
     refused: int = 0  # 429: too many requests, or out of quota (402)
     unavailable: int = 0  # 503 and 529: overloaded
     timeout: int = 0  # no answer in time, or no slot in time
-    other: int = 0  # the connection failed, the answer was no HTTP
+    other: int = 0  # the connection failed, the answer was no HTTP, or another 5xx
+    total: int = 0
 
-    @property
-    def total(self) -> int:
-        return self.refused + self.unavailable + self.timeout + self.other
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> Self:
+        """From how often each of the kinds was counted."""
+        return cls(**counts, total=sum(counts.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

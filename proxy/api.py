@@ -189,8 +189,12 @@ def _member(member: Member) -> dict[str, Any]:
 
 def _without_ages(state: dict[str, Any]) -> bytes:
     """What counts as a change: everything but the passing of time."""
-    members = [{name: value for name, value in m.items() if name != "seconds_in_state"} for m in state["members"]]
-    return msgspec.json.encode({**state, "members": members})
+    return msgspec.json.encode({**state, "members": [_without_age(member) for member in state["members"]]})
+
+
+def _without_age(member: dict[str, Any]) -> dict[str, Any]:
+    traffic = member["traffic"]
+    return {**member, "seconds_in_state": 0, "traffic": traffic and {**traffic, "pause": 0}}
 
 
 def _json(value: object, status: int = 200) -> web.Response:

@@ -129,14 +129,16 @@ def anthropic_limits(remaining: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("status", "body"),
+    ("status", "body", "why", "kind"),
     [
-        pytest.param(429, openai_error("rate_limit_exceeded"), id="429"),
-        pytest.param(529, anthropic_error("overloaded_error"), id="529", marks=pytest.mark.slow),
+        pytest.param(429, openai_error("rate_limit_exceeded"), "rate-limit", "refused", id="429"),
+        pytest.param(
+            529, anthropic_error("overloaded_error"), "overload", "unavailable", id="529", marks=pytest.mark.slow
+        ),
     ],
 )
 async def test_after_a_refusal_it_is_left_alone_as_long_as_it_says_and_then_asked_less_at_once(
-    start_proxy: StartProxy, api: CloudApi, status: int, body: Any
+    start_proxy: StartProxy, api: CloudApi, status: int, body: Any, why: str, kind: str
 ) -> None:
     port = await ready(start_proxy("--upstream", f"{api.url},slots=4,key-env=THE_KEY", env=ENV))
     api.limits = anthropic_limits(1000)
@@ -152,6 +154,10 @@ async def test_after_a_refusal_it_is_left_alone_as_long_as_it_says_and_then_aske
 
         await eventually(two_at_work)
         assert await metric(port, 'slotproxy_upstream_slots_offered{instance="u0"}') == 2
+        state = (await ask(port, "GET", "/slotproxy/api/state")).json()
+        pool, (member,) = state["pool"], state["members"]
+        assert (pool["concurrency_limit"], pool["active"], pool["queued"], pool["requests"]) == (2, 2, 4, 3)
+        assert (member["slots"], member["offered"], member["traffic"]["held_back"]) == (4, 2, why)
         api.gate.set()
     assert [answer.result().status for answer in answers] == [200] * 6
     first, *later = api.asked
@@ -159,10 +165,12 @@ async def test_after_a_refusal_it_is_left_alone_as_long_as_it_says_and_then_aske
     for _ in range(12):
         assert (await post(port, chat())).status == 200
     assert await metric(port, 'slotproxy_upstream_slots_offered{instance="u0"}') == 4
-    kind = "refused" if status == 429 else "unavailable"
     assert await metric(port, f'slotproxy_upstream_unserved_total{{instance="u0",kind="{kind}"}}') == 1
     assert await metric(port, f'slotproxy_unserved_total{{kind="{kind}"}}') == 1
     assert await metric(port, 'slotproxy_upstream_requests_total{instance="u0"}') == 19
+    pool = (await ask(port, "GET", "/slotproxy/api/state")).json()["pool"]
+    assert (pool["errors"][kind], pool["errors"]["total"], pool["requests"]) == (1, 1, 19)
+    assert pool["average_wait"] > 0
     limit = 'slotproxy_upstream_ratelimit_remaining{instance="u0",kind="output-tokens"}'
     assert await metric(port, limit) == 1000
 
