@@ -13,6 +13,7 @@ from typing import Protocol
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.pool import NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.ratelimits import Field
+from slotproxy.instances.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Upstream
 
@@ -177,6 +178,10 @@ class Leases:
         """Return once no lease on `upstream` is out. Withdraw it first."""
         while self._pool.leased(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
+
+    def reconfigure(self, queue_limit: int, policy: Policy) -> None:
+        """From now on by these; who waits already goes on waiting."""
+        self._pool.reconfigure(queue_limit, policy)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
         """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are

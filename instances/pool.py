@@ -30,14 +30,18 @@ class Pool(Generic[M]):
     """
 
     def __init__(self, queue_limit: int, policy: Policy = least_busy) -> None:
-        self._queue_limit = queue_limit
-        self._policy = policy
+        self.reconfigure(queue_limit, policy)
         self._seats: dict[M, Seat] = {}
         self._overflow = False  # any seat is one: the others come first
         self._leases: dict[Ticket, Seat] = {}
         self._queue: dict[Ticket, Set[Hashable]] = {}
         self._tickets = itertools.count(1)
         self.granted = 0  # leases so far
+
+    def reconfigure(self, queue_limit: int, policy: Policy) -> None:
+        """From now on by these; who is queued already stays."""
+        self._queue_limit = queue_limit
+        self._policy = policy
 
     def __repr__(self) -> str:
         seats = ", ".join(f"{seat.member}={seat.leased}/{seat.slots}" for seat in self._seats.values())

@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
 from slotproxy.proxy.commandline import Invocation
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.logs import printable, set_up, write_line
-from slotproxy.proxy.sources import read
+from slotproxy.proxy.sources import load, read
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for sentence in settings.warnings():
             logger.warning("%s", sentence)
         _check_parser()
-        return _serve(settings)
+        return _serve(settings, lambda: load(sys.argv[1:] if argv is None else argv, os.environ))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -54,13 +54,13 @@ def _show(invocation: Invocation) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     import uvloop  # late, as is the server: --help and a wrong option are answered without loading either
 
     from slotproxy.proxy.server import model_of, serve
 
     model = model_of(settings)  # before the loop has the signals: Ctrl-C ends a download at once
-    return uvloop.run(serve(settings, model))
+    return uvloop.run(serve(settings, model, reread))
 
 
 def _check_parser() -> None:

@@ -70,13 +70,17 @@ class Forwarder:
 
     def __init__(self, leases: Leases, limits: Limits, metrics: Metrics, *, strip_credentials: bool) -> None:
         self._leases = leases
-        self._limits = limits
+        self.reconfigure(limits, strip_credentials=strip_credentials)
         self._metrics = metrics
         self._rate = ServiceRate()
-        self._credentials = CREDENTIALS if strip_credentials else frozenset()
         self._tls = ssl.create_default_context()
         self._active: set[Answer] = set()
         self.idle = IdleConnections()
+
+    def reconfigure(self, limits: Limits, *, strip_credentials: bool) -> None:
+        """From now on by these, for the requests in flight, too."""
+        self._limits = limits
+        self._credentials = CREDENTIALS if strip_credentials else frozenset()
 
     async def forward(self, request: Request, client: ClientConnection, outcome: Outcome) -> Answer:
         """Relay one request. Raises Refusal as long as nothing was written to the client."""

@@ -76,6 +76,10 @@ class Routes:
     def draining(self) -> bool:
         return self._draining
 
+    def reconfigure(self, access: Access, max_body: int) -> None:
+        """From the next request on by these."""
+        self._access, self._max_body = access, max_body
+
     def drain(self) -> None:
         """From now on whoever comes is told that the proxy stops."""
         self._draining = self._api.stopping = True

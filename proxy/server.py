@@ -8,60 +8,55 @@ import asyncio
 import gc
 import logging
 import signal
-import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
 from slotproxy.instances import demo
-from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
+from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.pool import Pool
 from slotproxy.instances.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy import reload
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.api import Api
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
+from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, tls_of
+from slotproxy.proxy.logs import set_up
 from slotproxy.proxy.metrics import Metrics, release
 from slotproxy.proxy.routes import Routes
 
 logger = logging.getLogger(__name__)
 
 TICK = 1.0  # seconds between two looks at deadlines and at the lag of the loop; shorter where a timeout is short
-BACKLOG = 1024
 CLOSING = 0.5  # seconds handlers get to end when the drain is over
+
+
+Reread = Callable[[], Settings]
 
 
 class Server:
     """One proxy."""
 
-    def __init__(self, settings: Settings, supervisor: Supervisor, leases: Leases, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, supervisor: Supervisor, leases: Leases, metrics: Metrics, reread: Reread
+    ) -> None:
         self._settings = settings
         self._supervisor = supervisor
         self._leases = leases
         self._metrics = metrics
-        limits = Limits(
-            queue=settings.queue_limit,
-            queue_timeout=settings.queue_timeout,
-            prefill_timeout=settings.prefill_timeout,
-            stall_timeout=settings.stall_timeout,
-        )
-        keys = settings.keys()
-        self._forwarder = Forwarder(leases, limits, self._metrics, strip_credentials=bool(keys))
-        access = Access(
-            keys=keys,
-            cors_origins=settings.cors_origin,
-            loopback=_is_loopback(settings.host),
-            name=settings.host,
-        )
+        self._reread = reread
+        access = _access(settings)
+        self._forwarder = Forwarder(leases, _limits(settings), metrics, strip_credentials=bool(access.keys))
         self._routes = Routes(
             self._forwarder,
-            self._metrics,
+            metrics,
             access,
             supervisor.snapshot,
             lambda: leases.queued,
@@ -72,23 +67,27 @@ class Server:
         self._error: InstanceError | None = None
         self._signalled = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._hung_up = asyncio.Event()  # SIGHUP has come
+        self._tls: ssl.SSLContext | None = None
 
     async def run(self) -> None:
         """Serve until a signal. Raises StartupError, ConfigurationError when it cannot."""
-        tls = _tls(self._settings)
-        listening = _listen(self._settings.host, self._settings.port)
+        tls = self._tls = tls_of(self._settings)
+        listening = listen(self._settings.host, self._settings.port)
         with listening, self._handled_signals():
             await self._supervisor.prepare()
             front = Front(self._routes.handle)
             server = await asyncio.get_running_loop().create_server(front, sock=listening, ssl=tls, backlog=BACKLOG)
             _spare_the_collector()
-            _announce(self._settings.host, listening, secure=tls is not None)
+            announce(self._settings.host, listening, secure=tls is not None)
             async with asyncio.TaskGroup() as tasks:
                 supply = tasks.create_task(self._supply())
                 ticker = tasks.create_task(self._tick())
+                reloading = tasks.create_task(self._reload())
                 told = tasks.create_task(self._signalled.wait())
                 await asyncio.wait((supply, told), return_when=asyncio.FIRST_COMPLETED)
                 told.cancel()
+                reloading.cancel()
                 try:
                     await self._stop(server, front)
                 finally:
@@ -127,11 +126,39 @@ class Server:
             drained.cancel()
             hurried.cancel()
 
+    async def _reload(self) -> None:
+        """Each SIGHUP reads the configuration again. What is wrong with it is said, and the old one stays."""
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            logger.info("SIGHUP: reading the configuration again")
+            try:
+                settings = await asyncio.to_thread(self._reread)
+                model = await asyncio.to_thread(model_of, settings)
+                await self._apply(settings, model)
+            except (InstanceError, OSError) as error:
+                logger.error("the configuration stays as it was: %s", error)
+
+    async def _apply(self, settings: Settings, model: Path | None) -> None:
+        """From now on by `settings`. Raises ConfigurationError; then nothing has changed."""
+        before, wanted = self._settings, settings
+        settings = reload.possible(before, wanted)
+        access, limits = _access(settings), _limits(settings)
+        if self._tls is not None:
+            load_certificate(self._tls, settings)
+        await self._supervisor.reconfigure(settings.supply(model))
+        self._settings = settings
+        set_up(settings.log_format, settings.log_level)
+        self._forwarder.reconfigure(limits, strip_credentials=bool(access.keys))
+        self._routes.reconfigure(access, settings.max_body)
+        self._leases.reconfigure(settings.queue_limit, POLICIES[settings.routing])
+        logger.info("%s", reload.summary(before, wanted))
+
     async def _tick(self) -> None:
-        settings = self._settings
-        period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4)
         due = monotonic()
         while True:
+            settings = self._settings
+            period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4)
             due += period
             await asyncio.sleep(max(0.0, due - monotonic()))
             now = monotonic()
@@ -144,10 +171,11 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
     def _on_signal(self, number: int) -> None:
@@ -170,14 +198,33 @@ def model_of(settings: Settings) -> Path | None:
     return demo.fetch() if settings.model == "demo" else settings.model_path
 
 
-async def serve(settings: Settings, model: Path | None) -> int:
-    """Run one proxy on `model` to its end; the exit code."""
+async def serve(settings: Settings, model: Path | None, reread: Reread) -> int:
+    """Run one proxy on `model` to its end; the exit code. `reread`: what the settings would be if it started now."""
     pool: Pool[Upstream] = Pool(settings.queue_limit, POLICIES[settings.routing])
     leases = Leases(pool)
     metrics = Metrics(lambda: supervisor.snapshot(), lambda: leases.queued)
     supervisor = Supervisor(settings.supply(model), leases, on_transition=metrics.moved)
-    await Server(settings, supervisor, leases, metrics).run()
+    await Server(settings, supervisor, leases, metrics, reread).run()
     return 0
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        queue=settings.queue_limit,
+        queue_timeout=settings.queue_timeout,
+        prefill_timeout=settings.prefill_timeout,
+        stall_timeout=settings.stall_timeout,
+    )
+
+
+def _access(settings: Settings) -> Access:
+    """Reads the file of keys. Raises ConfigurationError."""
+    return Access(
+        keys=settings.keys(),
+        cors_origins=settings.cors_origin,
+        loopback=is_loopback(settings.host),
+        name=settings.host,
+    )
 
 
 def _spare_the_collector() -> None:
@@ -185,44 +232,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises StartupError, ConfigurationError with a sentence."""
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-    except OSError:
-        raise ConfigurationError(f"--host {host} is no address or name of this machine") from None
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(BACKLOG)
-    except OSError as error:
-        listening.close()
-        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
-    listening.setblocking(False)
-    return listening
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"--tls-cert {settings.tls_cert} and --tls-key do not load: {error}") from None
-    return context
-
-
-def _announce(host: str, listening: socket.socket, *, secure: bool) -> None:
-    port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http{'s' if secure else ''}://{shown}:{port}"
-    logger.info("listening on %s (OpenAI base URL: %s/v1)", url, url)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"

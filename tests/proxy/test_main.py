@@ -32,7 +32,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException | None) -> list
     """Let serving end with `error`; what it was asked to serve."""
     asked: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, reread: object) -> int:
         asked.append(settings)
         if error is not None:
             raise error
@@ -118,7 +118,7 @@ def test_a_seldom_meant_choice_is_warned_about(
 def test_serving_runs_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     loops: list[str] = []
 
-    async def serve(settings: Settings, model: Path | None) -> int:
+    async def serve(settings: Settings, model: Path | None, reread: object) -> int:
         loops.append(type(asyncio.get_running_loop()).__module__)
         return 7
 

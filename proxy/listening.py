@@ -1,0 +1,68 @@
+"""The socket clients connect to, and the certificate they see."""
+
+import ipaddress
+import logging
+import socket
+import ssl
+
+from slotproxy.instances.errors import ConfigurationError, StartupError
+from slotproxy.proxy.config import Settings
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises StartupError, ConfigurationError with a sentence."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+    except OSError:
+        raise ConfigurationError(f"--host {host} is no address or name of this machine") from None
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
+    listening.setblocking(False)
+    return listening
+
+
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """None: clients use plain HTTP. Raises ConfigurationError."""
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    load_certificate(context, settings)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
+    """For connections from now on. Raises ConfigurationError."""
+    assert settings.tls_cert is not None
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"--tls-cert {settings.tls_cert} and --tls-key do not load: {error}") from None
+
+
+def announce(host: str, listening: socket.socket, *, secure: bool) -> None:
+    """Tell the user where clients connect."""
+    port = listening.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http{'s' if secure else ''}://{shown}:{port}"
+    logger.info("listening on %s (OpenAI base URL: %s/v1)", url, url)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which may mean anything
