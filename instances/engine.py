@@ -58,6 +58,11 @@ class Engine:
         """Of its output."""
         return tuple(self._log.lines)
 
+    @property
+    def output(self) -> int:
+        """Bytes of it so far."""
+        return self._log.received
+
     async def wait_until_ready(self, probe: Probe) -> None:
         """Raises EngineFailed: too late, it says that it cannot, or a stranger answers in its place."""
         ready = self._launch.profile.ready

@@ -22,11 +22,13 @@ class EngineLog:
         self._size = size
         self._partial = b""
         self._complained = False
+        self.received = 0  # bytes
         self._file = -1
         self._written = 0
         self.lines: collections.deque[str] = collections.deque(maxlen=LINES)
 
     def feed(self, data: bytes) -> None:
+        self.received += len(data)
         self._append(data)
         *lines, self._partial = (self._partial + data).split(b"\n")
         while len(self._partial) > LONGEST_LINE:

@@ -75,6 +75,21 @@ class Instance:
         return () if self._last_engine is None else self._last_engine.last_lines
 
     @property
+    def output(self) -> int:
+        """Bytes its engine has written to its log."""
+        return 0 if self._engine is None else self._engine.output
+
+    @property
+    def silence_limit(self) -> float:
+        """Seconds its engine may stand still in every respect; 0: any."""
+        return self._launch.profile.watch.silence
+
+    def cpu_time(self) -> float | None:
+        """Seconds of CPU time that the engine's process tree has taken. Not for the event loop's thread."""
+        engine = self._engine
+        return None if engine is None else engine.process.cpu_time()
+
+    @property
     def models(self) -> tuple[Mapping[str, Any], ...]:
         return () if self._engine is None else self._engine.models
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from slotproxy.instances.enginelog import EngineLog
 from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.profiles import Stop
@@ -75,6 +77,15 @@ class Process:
     async def _listen(self, reader: int) -> None:
         pipe = os.fdopen(reader, "rb", buffering=0)  # closed by its transport
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: self._output, pipe)
+
+    def cpu_time(self) -> float | None:
+        """Seconds that it and its descendants have computed; None when it is gone."""
+        try:
+            process = psutil.Process(self.pid)
+            times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        except psutil.Error:
+            return None
+        return sum(time.user + time.system for time in times)
 
     async def wait(self) -> Exit:
         """How it ended, after its last output was taken in."""

@@ -82,6 +82,12 @@ class Idle(_Table, frozen=True, kw_only=True):
     note: str = ""  # what the engine does when a client disconnects
 
 
+class Watch(_Table, frozen=True, kw_only=True):
+    """When an engine that lives is taken for hung, whether it has a request or not."""
+
+    silence: Seconds = 60.0  # without an answer to its readiness path, a line of log or CPU time; 0: it is never
+
+
 class Stop(_Table, frozen=True, kw_only=True):
     """TERM, wait `term`, TERM again, wait `again`, KILL; each to the whole process group."""
 
@@ -149,6 +155,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     context: Context = Context()
     models_path: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = "/v1/models"  # "": only the one served is listed
     idle: Idle
+    watch: Watch = Watch()
     stop: Stop = Stop()
     http: Http = Http()
     lock: Lock = Lock()

@@ -36,6 +36,7 @@ from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import SupplySettings, UpstreamSpec
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.statedir import StateDir
+from slotproxy.instances.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -272,6 +273,7 @@ class Supervisor:
             if self._launch is not None:
                 tasks.create_task(self._populate())
             tasks.create_task(self._measure())
+            tasks.create_task(self._until_stopped(Watchdog(self._fleet).run()))
             self._settled = self._launch is None
             await self._stopping.wait()
 
