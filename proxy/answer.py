@@ -17,6 +17,7 @@ from slotproxy.proxy.meter import MANY, Meter
 from slotproxy.proxy.observed import Observer, Refusal, error_event
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
+_SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
 
 
@@ -183,6 +184,12 @@ class Answer:
         transport.write(chunk)
         if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
             self._hold()
+
+    def closed(self) -> Failure | None:
+        """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
+        if self.stream and self._request.path in _SAY_THEIR_END and self.meter is not None and not self.meter.ended:
+            return Failure(Kind.RESET, "it closed the connection in the middle of its answer")
+        return self.receive(b"", True)
 
     def fail(self, failure: Failure) -> None:
         self._report()

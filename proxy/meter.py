@@ -18,6 +18,11 @@ _DATA = b"\ndata:"
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
 _LOOKS = 8  # places at most that are looked at for one of them: a text may be full of the word
+_END = re.compile(
+    rb"^data:\s*\[DONE\]|^event:\s*(?:message_stop|error|response\.(?:completed|failed|incomplete))\s*$"
+    rb'|"type"\s*:\s*"(?:message_stop|error|response\.(?:completed|failed|incomplete))"|^data:\s*\{\s*"error"',
+    re.MULTILINE,
+)
 _NESTED_ONCE = re.compile(rb"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
@@ -136,6 +141,14 @@ class Meter:
         """Whether the stream said that it is complete in OpenAI's way."""
         self.settle()
         return bytes(self._kept[-64:]).rstrip().endswith(b"data: [DONE]")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last event of the stream is one that ends an answer, in OpenAI's or Anthropic's way."""
+        self.settle()
+        last = bytes(self._kept).rstrip().rpartition(b"\n\n")
+        # Of an event that is longer than what was kept only the end is here: it is whole where a new one may begin.
+        return _END.search(last[2]) is not None or (not last[1] and self._size > KEPT and self.at_boundary)
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""

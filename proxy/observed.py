@@ -71,6 +71,9 @@ class Refusal:
     def receive_chunk(self, chunk: bytes, content: bytes) -> None:
         self.receive(content, False)
 
+    def closed(self) -> Failure | None:
+        return self.receive(b"", True)
+
     def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
         raise AssertionError("one answer has one head")
 

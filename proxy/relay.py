@@ -63,6 +63,9 @@ class Sink(Protocol):
     def receive_chunk(self, chunk: bytes, content: bytes) -> None:
         """One whole chunk, framed as this proxy frames itself; `content` is what is in it."""
 
+    def closed(self) -> Failure | None:
+        """The engine closed the connection, which is all that marks the end of this body: complete, or a Failure."""
+
     def fail(self, failure: Failure) -> None:
         """There will be no (more) answer."""
 
@@ -198,7 +201,7 @@ class EngineConnection(asyncio.Protocol):
         if sink is None:
             return
         if self._final and self._until_close and error is None:
-            failure = sink.receive(b"", True)
+            failure = sink.closed()
             if failure is not None:
                 sink.fail(failure)
         elif self.used > 1 and self._head_bytes == 0:

@@ -279,6 +279,37 @@ async def test_a_body_until_close_is_framed_for_the_client(stack: MakeStack) -> 
     assert b"chunked" not in old
 
 
+@pytest.mark.parametrize(
+    ("events", "whole"),
+    [
+        (b'data: {"n": 1}\n\ndata: [DONE]\n\n', True),
+        (b'data: {"n": 1}\n\ndata:[DONE]', True),
+        (b'event: message_stop\ndata: {"type": "message_stop"}\n\n', True),
+        (b'data: {"type": "response.completed", "response": {}}\n\n', True),
+        (b'data: {"error": {"message": "prefill failed"}}\n\n', True),
+        (b'data: {"type": "response.completed", "text": "' + b"x" * 40000 + b'"}\n\n', True),
+        (b'data: {"n": 1}\n\n', False),
+        (b'data: {"n": 1', False),
+        (b'data: {"text": "data: [DONE]"}\n\n', False),
+        (b'data: {"text": "' + b"x" * 40000, False),
+        (b": keep-alive\n\n", False),
+        (b"", False),
+    ],
+)
+async def test_a_stream_that_only_the_closing_of_its_connection_ends_has_to_have_said_its_end(
+    stack: MakeStack, events: bytes, whole: bool
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + events)
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    answer = await proxy.ask(post())
+    assert answer.endswith(b"0\r\n\r\n") == whole
+    assert (b"upstream_failed" in answer) != whole
+
+
 async def test_interim_answers_are_not_passed_on(stack: MakeStack) -> None:
     proxy = await stack(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + OK))
     answer = await proxy.ask(post())

@@ -58,6 +58,9 @@ class Recorder:
         self.body += content
         self.whole_chunks += 1
 
+    def closed(self) -> None:
+        self.receive(b"", True)
+
     def fail(self, failure: Failure) -> None:
         self.failures.append(failure)
 
