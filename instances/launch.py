@@ -7,12 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import context, ports, profiles, strays
+from slotproxy.instances import context, own_arguments, ports, profiles, strays
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.profiles import Profile
@@ -138,6 +138,7 @@ def takes_names(engine: str) -> bool:
 async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
     """What every instance of `settings` has in common. Raises ConfigurationError."""
     profile = choose(settings.engine, facts, settings.engine_bin)
+    check_arguments(profile, settings.engine_args)
     found = program(profile, settings.engine_bin)
     return Launch(
         profile=profile,
@@ -150,6 +151,14 @@ async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
         extra_args=settings.engine_args,
         help_text=await help_text(profile, found),
     )
+
+
+def check_arguments(profile: Profile, given: Sequence[str]) -> None:
+    """Raises ConfigurationError where the user's own arguments are not theirs to set."""
+    chosen = [argument for options in profile.options for argument in (*options.args, *options.otherwise)]
+    sentence = own_arguments.refusal(given, [*profile.args, *chosen], profile.reserved)
+    if sentence is not None:
+        raise ConfigurationError(sentence)
 
 
 def cautions(profile: Profile, *, instances: int | None, ctx_size: int | None) -> Iterator[str]:

@@ -53,6 +53,11 @@ class Outlook:
         return max(1, min([self.max_instances, *bounds]))  # the first is started in any case
 
     @property
+    def in_one_process(self) -> int | None:
+        """Tokens for each of as many slots in one process that is told the same context; None: its rule is another."""
+        return self.ctx // self.expected if self.profile.context_rule == "divided" else None
+
+    @property
     def why(self) -> str:
         if self.instances is not None:
             return f"{_count(self.instances)}, as asked"
@@ -72,7 +77,7 @@ class Outlook:
         if asked.warning is not None:
             yield f"{_count(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
         yield from launch.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
-        if not self.profile.memory.shared:
+        if not self.profile.memory.shared and not self.profile.sole:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
             yield f"{self.profile.name} does not share the model's memory: every instance has a copy of its own{note}"
 
@@ -103,6 +108,7 @@ class Outlook:
 def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
     profile = launch.choose(settings.engine, facts, settings.engine_bin)
+    launch.check_arguments(profile, settings.engine_args)
     total = memory.effective_total()
     ctx = context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args))
     kv_token = facts.shape.kv_token

@@ -162,6 +162,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     memory: Memory
     batching: Batching | None = None
     fatal: tuple[Fatal, ...] = ()
+    reserved: dict[str, str] = {}  # arguments a user may not add, and the option of slotproxy to use instead
 
     @property
     def ports(self) -> int:
@@ -172,6 +173,13 @@ class Profile(_Table, frozen=True, kw_only=True):
     def takes_ctx(self) -> bool:
         """Whether the engine can be told how much context a request may have."""
         return "ctx" in self._words()
+
+    @property
+    def context_rule(self) -> Literal["divided", "each", "unlimited"]:
+        """What each of several slots in one process would have of the context that the engine is told."""
+        if not self.takes_ctx:
+            return "unlimited"
+        return "divided" if self.context.divided else "each"
 
     @property
     def sole(self) -> bool:

@@ -10,15 +10,22 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances import demo, detection, launch, profiles
+from slotproxy.instances import context, demo, detection, launch, model, profiles
 from slotproxy.instances.detection import Detection
+from slotproxy.instances.errors import ModelError
 from slotproxy.instances.launch import Launch, Place
+from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.profiles import Profile
 from slotproxy.instances.statedir import StateDir
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
 
 KINDS = {"gguf": "GGUF file", "directory": "directory", "name": "name"}
+SHARES = {"divided": "C/K", "each": "C", "unlimited": "no limit"}
+RULES = (
+    "C/K: an engine that is told C tokens of context divides them among its K slots; C: each slot has them all. "
+    "slotproxy starts every instance with one slot, which has all of C either way."
+)
 NO_MODEL = Path("MODEL")  # where none was named and the demo model does not suit the engine
 
 
@@ -27,6 +34,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
     if engine is None:
         return _list(as_json=as_json)
     profile = profiles.load(engine)
+    launch.check_arguments(profile, settings.engine_args)
     found = asyncio.run(detection.detect(profile, settings.engine_bin))
     plan = _plan(settings, profile, found)
     place = Place.find(profile, StateDir(settings.state_dir).instance(0))
@@ -45,9 +53,10 @@ def _list(*, as_json: bool) -> int:
     page = Page()
     page.table(
         [_columns(profile) for profile in shipped],
-        heads=("engine", "models", "shares memory", "batches", "context", "installed"),
+        heads=("engine", "models", "shares memory", "batches", "context", "of K slots each", "installed"),
     )
     page.line()
+    page.line(RULES)
     page.line("slotproxy engines NAME shows one of them. --engine also takes the path of a profile of your own.")
     page.show()
     return 0
@@ -62,6 +71,7 @@ def _row(profile: Profile) -> dict[str, Any]:
         "shares_memory": profile.memory.shared,
         "batches": None if profile.batching is None else profile.batching.how,
         "context": profile.ctx,
+        "context_rule": profile.context_rule,
         "installed": missing is None,
         "missing": missing,
     }
@@ -70,7 +80,16 @@ def _row(profile: Profile) -> dict[str, Any]:
 def _columns(profile: Profile) -> tuple[str, ...]:
     kinds = " or ".join(KINDS.get(kind, kind) for kind in profile.models)
     installed = "yes" if launch.missing(profile) is None else "no"
-    return profile.name, kinds, _yes(profile.memory.shared), _batches(profile), f"{profile.ctx} tokens", installed
+    context = f"{profile.ctx} tokens"
+    return (
+        profile.name,
+        kinds,
+        _yes(profile.memory.shared),
+        _batches(profile),
+        context,
+        SHARES[profile.context_rule],
+        installed,
+    )
 
 
 def _batches(profile: Profile) -> str:
@@ -79,20 +98,30 @@ def _batches(profile: Profile) -> str:
 
 def _plan(settings: Settings, profile: Profile, found: Detection) -> Launch:
     """What an instance would be started with; the model need not be there."""
-    suits_demo = "gguf" in profile.models
-    unnamed = settings.model is None or settings.model == DEMO
-    named = settings.model_path if "name" in profile.models else settings.model_path.absolute()
-    model = (demo.location() if suits_demo else NO_MODEL) if unnamed else named
+    facts = _facts(settings, profile)
+    path = facts.path if facts.kind == "name" else facts.path.absolute()
     return Launch(
         profile=profile,
         program=found.program,
-        model=model,
-        name=model.name.removesuffix(".gguf"),
-        ctx=settings.ctx_size or profile.ctx,
-        threads=launch.threads(settings.supply(model)),
+        model=path,
+        name=facts.name,
+        ctx=context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args)),
+        threads=launch.threads(settings.supply(path)),
+        trained=facts.context,
         extra_args=settings.engine_args,
         help_text=found.help_text,
     )
+
+
+def _facts(settings: Settings, profile: Profile) -> ModelFacts:
+    unnamed = settings.model is None or settings.model == DEMO
+    if unnamed and "gguf" not in profile.models:
+        return ModelFacts(path=NO_MODEL, name=str(NO_MODEL), kind="name", size=0)
+    path = demo.location() if unnamed else settings.model_path
+    try:
+        return model.check(path, names="name" in profile.models)
+    except ModelError:
+        return ModelFacts(path=path, name=path.name.removesuffix(".gguf"), kind="gguf", size=0)
 
 
 def document(found: Detection, plan: Launch, place: Place) -> dict[str, Any]:
@@ -125,7 +154,8 @@ def _show(found: Detection, plan: Launch, place: Place) -> None:
     page.line(f"It runs in {plan.cwd(place)}, with your environment and these changes:", style="bold")
     for name, value in _set(plan, place).items():
         page.exact(shlex.join([f"{name}={value}"]))
-    page.line(f"without {', '.join(f'{prefix}*' for prefix in launch.scrubbed(profile))}")
+    kept = f" (except {', '.join(profile.keep)})" if profile.keep else ""
+    page.line(f"without {', '.join(f'{prefix}*' for prefix in launch.scrubbed(profile))}{kept}")
     page.line()
     page.line("The profile:", style="bold")
     for key, value in _flat(msgspec.to_builtins(profile)):

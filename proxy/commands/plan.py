@@ -11,6 +11,7 @@ from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
 
 UNKNOWN = "unknown"
+ESTIMATED = "Estimated from the model file: weights and KV cache. Compute buffers and the engine's heap come on top."
 
 
 def run(settings: Settings, *, as_json: bool) -> int:
@@ -57,7 +58,12 @@ def document(found: Outlook) -> dict[str, Any]:
             "expected": found.expected,
             "why": found.why,
         },
-        "context": {"each": found.ctx, "all": found.ctx * found.expected},
+        "context": {
+            "each": found.ctx,
+            "all": found.ctx * found.expected,
+            "rule": found.profile.context_rule,
+            "each_in_one_process": found.in_one_process,
+        },
         "estimate": {
             "weights": estimate.weights,
             "kv_per_token": facts.shape.kv_token,
@@ -81,7 +87,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     page.line()
     page.table(_numbers(found), heads=("", "estimated"))
     page.line()
-    page.line("Estimated from the model file: weights and KV cache. Compute buffers and the engine's heap come on top.")
+    page.line(ESTIMATED)
     page.line(f"Instances: {found.why}.", style="bold")
     if found.missing is not None:
         page.line(f"Nothing would start now: {found.missing}", style="bold red")
@@ -93,7 +99,8 @@ def _show(found: Outlook, settings: Settings) -> None:
 def _what(found: Outlook, settings: Settings) -> Iterator[tuple[str, str]]:
     facts = found.facts
     trained = f"trained for {facts.context} tokens of context" if facts.context else ""
-    yield "model", ", ".join(filter(None, (facts.name, facts.architecture, size(facts.size), trained)))
+    length = size(facts.size) if facts.size else ""
+    yield "model", ", ".join(filter(None, (facts.name, facts.architecture, length, trained)))
     yield "engine", f"{found.profile.name}: {found.profile.summary}"
     yield "machine", f"{size(found.total.size)} ({found.total.source}), {size(found.available)} available now"
     limit = settings.memory_limit
@@ -103,8 +110,11 @@ def _what(found: Outlook, settings: Settings) -> Iterator[tuple[str, str]]:
 
 def _numbers(found: Outlook) -> Iterator[tuple[str, str]]:
     estimate = found.estimate
-    yield "context of each instance", f"{found.ctx} tokens"
-    yield f"weights, {'once for all' if estimate.shares else 'in each instance'}", size(estimate.weights)
+    limit = "" if found.profile.takes_ctx else ", more if a conversation is longer"
+    yield "context of each instance", f"{found.ctx} tokens{limit}"
+    if found.in_one_process is not None and found.expected > 1:
+        yield f"context of each of {found.expected} slots in one process", f"{found.in_one_process} tokens"
+    yield f"weights, {'once for all' if estimate.shares else 'in each instance'}", _size(estimate.weights or None)
     yield "KV cache of a token", _size(found.facts.shape.kv_token)
     yield "KV cache of each instance", _size(estimate.kv)
     yield "one more instance", _size(estimate.each)

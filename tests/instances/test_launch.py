@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from slotproxy.instances import launch, profiles
+from slotproxy.instances import launch, model, profiles
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.launch import Launch, Place
 from slotproxy.instances.model import ModelFacts
@@ -216,3 +216,9 @@ def test_all_engines_together_have_no_more_threads_than_there_are_cores(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert launch.threads(SupplySettings(model=None, state_dir=Path(), **changes)) == threads
+
+
+async def test_a_launch_is_refused_with_arguments_that_are_not_the_users_to_set(demo_model: Path) -> None:
+    settings = SupplySettings(model=demo_model, state_dir=Path(), engine="embedded", engine_args=("-np", "4"))
+    with pytest.raises(ConfigurationError, match=r"^-np after -- is set by slotproxy: give --instances before --"):
+        await launch.plan(settings, model.check(demo_model))

@@ -51,6 +51,32 @@ def test_the_list_has_every_profile_that_is_shipped(capsys: pytest.CaptureFixtur
     assert rows["embedded"].split()[-1] == "yes"  # the tests need it installed
 
 
+def test_the_list_tells_what_each_of_several_slots_would_have(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = {row["name"]: row["context_rule"] for row in document(capsys)}
+    assert (rules["llama-server"], rules["ollama"], rules["mlx_lm.server"]) == ("divided", "each", "unlimited")
+    rows = {line.split()[0]: line.split() for line in page(capsys).splitlines() if line}
+    assert rows["llama-server"][-2] == "C/K"
+    assert rows["ollama"][-2] == "C"
+
+
+def test_a_variable_that_may_pass_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OLLAMA_MODELS", "/store")
+    assert "SLOTPROXY_* (except OLLAMA_MODELS)\n" in page(capsys, "ollama")
+    assert "OLLAMA_MODELS" not in document(capsys, "ollama")["instance"]["environment"]["removed"]
+
+
+def test_the_context_is_what_a_start_would_ask_for(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    command = document(capsys, "ds4-server")["instance"]["command"]
+    assert command[command.index("-c") + 1] == str(profiles.load("ds4-server").ctx)
+    with pytest.raises(ConfigurationError, match="8192 tokens the model was trained for"):
+        run("embedded", "--ctx-size", "8193")
+
+
+def test_arguments_that_a_start_would_refuse_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"^--port after -- is set by slotproxy"):
+        run("embedded", "--", "--port", "1")
+
+
 def test_each_profile_can_be_shown_whether_or_not_it_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
     for name in profiles.names():
         found = document(capsys, name)

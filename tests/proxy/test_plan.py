@@ -51,7 +51,7 @@ def test_the_demo_model_is_planned_by_its_header(capsys: pytest.CaptureFixture[s
         "architecture": "llama",
         "trained_context": 8192,
     }
-    assert found["context"] == {"each": 8192, "all": 8192 * found["instances"]["expected"]}
+    assert found["context"] == {"each": 8192, "all": 5 * 8192, "rule": "divided", "each_in_one_process": 8192 // 5}
     estimate = found["estimate"]
     assert (estimate["weights"], estimate["kv_per_token"], estimate["kv"]) == (98362432, 23040, 8192 * 23040)
     assert estimate["fit"]["limit"] == ((1 << 30) - 98362432) // (8192 * 23040) == 5
@@ -68,6 +68,7 @@ def test_the_page_has_what_the_document_has(capsys: pytest.CaptureFixture[str], 
     text = page(capsys, "--memory-limit", "1GiB", "--ctx-size", "8192")
     rows = {line.split("  ")[0]: line.split("  ")[-1].strip() for line in text.splitlines() if "  " in line}
     assert rows["context of each instance"] == "8192 tokens"
+    assert rows["context of each of 5 slots in one process"] == "1638 tokens"
     assert rows["weights, once for all"] == "93.8 MiB"
     assert rows["KV cache of a token"] == "22.5 KiB"
     assert rows["KV cache of each instance"] == rows["one more instance"] == "180.0 MiB"
@@ -99,6 +100,18 @@ def test_an_engine_that_is_missing_is_said_and_the_plan_is_made(
     assert "Nothing would start now: the engine ds4-server is not installed: build ds4" in text
     assert "context of each instance" in text
     assert document(capsys, "--engine", "ds4-server")["engine"]["installed"] is False
+
+
+def test_a_model_that_only_its_engine_knows_has_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--engine", "ollama", "--model", "llama3.2:3b"]
+    found = document(capsys, *argv)
+    assert (found["model"]["name"], found["estimate"]["one_more"]) == ("llama3.2:3b", None)
+    assert found["context"]["each_in_one_process"] is None
+    assert "0 bytes" not in page(capsys, *argv)
+
+
+def test_arguments_that_a_start_would_refuse_are_refused(demo_model: Path) -> None:
+    assert refusal("--", "--port", "1").startswith("--port after -- is set by slotproxy")
 
 
 def test_every_option_of_serve_may_stand_there(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:

@@ -1,0 +1,65 @@
+"""What may follow `--`, and what each refusal says to do instead."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slotproxy.instances import launch, profiles
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.own_arguments import refusal
+
+ARGS = ["--model", "{model}", "--port={port}", "-c", "{ctx}", "--kv", "{kv}", "-t", "{threads}", "--metrics", "-v"]
+RESERVED = {"-m": "--model", "-np": "--instances"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--model", "x"], "--model after -- is set by slotproxy: name the model with --model before --"),
+        (["-m", "x"], "-m after -- is set by slotproxy: give --model before --"),
+        (["-c", "9"], "-c after -- is set by slotproxy: give --ctx-size before --"),
+        (["-c=9"], "-c after -- is set by slotproxy: give --ctx-size before --"),
+        (["-np", "4"], "-np after -- is set by slotproxy: give --instances before --"),
+        (["--verbose", "--kv", "/x"], "--kv after -- is set by slotproxy: its files belong below --state-dir"),
+    ],
+)
+def test_what_slotproxy_sets_is_refused_with_the_option_to_use(given: list[str], sentence: str) -> None:
+    assert refusal(given, ARGS, RESERVED) == sentence
+
+
+def test_an_address_after_the_dashes_is_told_from_the_one_clients_connect_to() -> None:
+    assert "--host and --port before -- are where clients connect" in (refusal(["--port", "1"], ARGS, {}) or "")
+
+
+@pytest.mark.parametrize(
+    "given", [[], ["-t", "4"], ["--threads", "4"], ["-ngl", "99"], ["--metrics"], ["-v"], ["model"], ["--models", "x"]]
+)
+def test_everything_else_is_the_users_own(given: list[str]) -> None:
+    assert refusal(given, ARGS, RESERVED) is None
+
+
+def test_an_underscore_is_a_dash_as_for_engines() -> None:
+    args = ["--ctx-size", "{ctx}"]
+    assert refusal(["--ctx_size", "9"], args, {}) is not None
+
+
+@given(st.lists(st.text(max_size=8), max_size=4))
+def test_a_refusal_names_an_argument_that_was_given(given: list[str]) -> None:
+    sentence = refusal(given, ARGS, RESERVED)
+    assert sentence is None or any(argument.startswith(sentence.split(" after --")[0]) for argument in given)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_no_shipped_engine_can_be_given_another_model_address_or_context(name: str) -> None:
+    profile = profiles.load(name)
+    for flag, value in zip(profile.args, profile.args[1:], strict=False):
+        if flag.startswith("-") and any(f"{{{word}}}" in value for word in ("model", "host", "port", "ctx", "kv")):
+            with pytest.raises(ConfigurationError, match=f"^{flag} after -- is set by slotproxy"):
+                launch.check_arguments(profile, [flag, "x"])
+    launch.check_arguments(profile, ["--some-flag-of-its-own", "--threads", "2", "-ngl", "99"])
+
+
+def test_several_slots_in_one_of_several_instances_are_refused() -> None:
+    for name, flag in (("llama-server", "-np"), ("embedded", "--parallel"), ("vllm", "--max-num-seqs")):
+        with pytest.raises(ConfigurationError, match="give --instances before --"):
+            launch.check_arguments(profiles.load(name), [flag, "4"])
