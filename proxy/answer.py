@@ -247,6 +247,13 @@ class Answer:
 
     # the end
 
+    def forgive(self, seconds: float) -> None:
+        """The proxy itself stood still for so long: neither the engine nor the client was slow meanwhile."""
+        if self.paused_since is not None:
+            self.paused_since += seconds
+        if self._connection is not None:
+            self._connection.forgive(seconds)
+
     def break_off(self, failure: Failure) -> None:
         """End the exchange from outside: a deadline has passed."""
         connection = self._connection

@@ -243,6 +243,11 @@ class Forwarder:
                 answer.break_off(Failure(Kind.STALL_TIMEOUT, text))
         self.idle.expire(now)
 
+    def forgive(self, seconds: float) -> None:
+        """Deadlines move by the time for which this process did not run."""
+        for answer in self._active:
+            answer.forgive(seconds)
+
     def break_off(self) -> None:
         """End every active exchange now: nobody waits for them any longer."""
         for answer in list(self._active):

@@ -7,6 +7,7 @@ when somebody scrapes, so that they cost nothing in between.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
+from time import monotonic
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -27,6 +28,7 @@ ROUTES = frozenset(
         *("/api/chat", "/api/generate"),
     ]
 )
+LAG_TOLD = 60.0  # seconds
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 
@@ -55,7 +57,7 @@ class Metrics:
         self._first = _spread("time_to_first_token_seconds", "Until the first event of a stream.", _SECONDS)
         self._per_token = _spread("time_per_output_token_seconds", "Between output tokens of a stream.", _PER_TOKEN)
         self._duration = _spread("request_duration_seconds", "Whole requests.", _SECONDS, "route")
-        self._lag = 0.0
+        self._lag = self._lag_since = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(_Requests(self._families))
         self._registry.register(_Supply(snapshot, queued))
@@ -71,9 +73,8 @@ class Metrics:
             yield tally.family()
         for spread in (self._wait, self._first, self._per_token, self._duration):
             yield spread.family()
-        yield GaugeMetricFamily(
-            "slotproxy_event_loop_lag_seconds", "How late the last tick of the loop was.", self._lag
-        )
+        text = "How late a tick of the loop was, at worst in the last minute."
+        yield GaugeMetricFamily("slotproxy_event_loop_lag_seconds", text, self._lag)
         build = GaugeMetricFamily("slotproxy_build_info", "Version of slotproxy.", labels=["version"])
         build.add_metric([release()], 1)
         yield build
@@ -115,7 +116,10 @@ class Metrics:
         self._rejected.add(reason)
 
     def loop_lag(self, seconds: float) -> None:
-        self._lag = seconds
+        """A tick came so late. The worst one is told for a while: nobody scrapes every second."""
+        now = monotonic()
+        if seconds >= self._lag or now - self._lag_since > LAG_TOLD:
+            self._lag, self._lag_since = seconds, now
 
 
 def _tally(name: str, text: str, *labels: str, start: Sequence[Labels] = ()) -> Tally:

@@ -107,6 +107,10 @@ class EngineConnection(asyncio.Protocol):
         """What is still to come of the answer goes to `sink`."""
         self._sink = sink
 
+    def forgive(self, seconds: float) -> None:
+        """Nobody listened for so long: that silence was not the engine's."""
+        self._heard += seconds
+
     def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
         self._parser = httptools.HttpResponseParser(self)

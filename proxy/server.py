@@ -162,7 +162,10 @@ class Server:
             due += period
             await asyncio.sleep(max(0.0, due - monotonic()))
             now = monotonic()
-            self._metrics.loop_lag(max(0.0, now - due))
+            late = max(0.0, now - due)
+            self._metrics.loop_lag(late)
+            if late > period:  # suspended, or starved: what came meanwhile has not been read yet
+                self._forwarder.forgive(late)
             due = max(due, now - period)
             self._forwarder.sweep(now)
 
