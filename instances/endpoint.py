@@ -33,6 +33,7 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         port=port or (443 if tls else 80),
         slots=spec.slots,
         overflow=spec.overflow,
+        model=spec.model,
         tls=tls,
         observed=True,
         # SDKs are given a base URL that ends in /v1, and the paths that clients ask us for begin with it.

@@ -14,12 +14,13 @@ class Api(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSpec:
-    """`--upstream URL[,slots=K][,key-env=VAR][,overflow=true][,api=NAME]`: a server that runs elsewhere."""
+    """`--upstream URL[,OPTION=VALUE]...`: a server that runs elsewhere."""
 
     url: str
     slots: int = 1
     key_env: str | None = None  # name of the environment variable that holds its API key
     overflow: bool = False  # used only when nothing else has a free slot
+    model: str | None = None  # what it calls the model, whatever clients call it; None: they name the same
     api: Api | None = None  # how it takes its key; None: as its host is known to
 
 

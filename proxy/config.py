@@ -86,8 +86,9 @@ class Settings:
         option(
             UPSTREAM,
             "A server that runs elsewhere, used like an instance; slots: requests at a time (1); key-env: environment "
-            "variable that holds its API key; overflow: used only when nothing else has a free slot; api: how it takes "
-            "its key (Anthropic's host is known, everybody else is taken for openai).",
+            "variable that holds its API key; overflow: used only when nothing else has a free slot; model: what it "
+            "calls the model, put into every request there; api: how it takes its key (Anthropic's host is known, "
+            "everybody else is taken for openai).",
             unset="none",
             many=True,
         ),

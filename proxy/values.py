@@ -21,7 +21,7 @@ _BYTES = {"": 1, "b": 1} | {
     for unit, base in (("ib", 1024), ("b", 1000))
 }
 _APIS = tuple(api.value for api in Api)
-_OF_AN_UPSTREAM = {"slots": "K", "key-env": "VAR", "overflow": "true", "api": "|".join(_APIS)}
+_OF_AN_UPSTREAM = {"slots": "K", "key-env": "VAR", "overflow": "true", "model": "NAME", "api": "|".join(_APIS)}
 _URL_WANTED = "must begin with a URL such as http://127.0.0.1:8081"
 _QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
 
@@ -109,7 +109,7 @@ def read_instances(text: str) -> int | None:
 
 
 def read_upstream(text: str) -> UpstreamSpec:
-    """`URL[,slots=K][,key-env=VAR][,overflow=true][,api=NAME]`"""
+    """`URL[,slots=K][,key-env=VAR][,overflow=true][,model=NAME][,api=NAME]`"""
     url, *parts = text.split(",")
     _check_url(url)
     given: dict[str, str] = {}
@@ -127,6 +127,9 @@ def read_upstream(text: str) -> UpstreamSpec:
     overflow = given.get("overflow", "false")
     if overflow not in ("true", "false"):
         raise ValueError("overflow must be true or false")
+    model = given.get("model")
+    if model is not None and not re.fullmatch(r"[!-~]{1,200}", model):
+        raise ValueError("model must be the name of a model there")
     api = given.get("api")
     if api is not None and api not in _APIS:
         raise ValueError(f"api must be {' or '.join(_APIS)}")
@@ -135,6 +138,7 @@ def read_upstream(text: str) -> UpstreamSpec:
         slots=int(slots),
         key_env=key_env,
         overflow=overflow == "true",
+        model=model,
         api=None if api is None else Api(api),
     )
 

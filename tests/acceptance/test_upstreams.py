@@ -192,7 +192,7 @@ async def test_overflow_is_used_only_when_every_other_slot_is_busy_and_its_refus
     behind: StartBehind, api: CloudApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("THE_KEY", KEY)
-    bench = await behind("--upstream", f"{api.url},slots=8,key-env=THE_KEY,overflow=true")
+    bench = await behind("--upstream", f"{api.url},slots=8,key-env=THE_KEY,overflow=true,model=big-model")
     await ready(bench.proxy, 2)
 
     def by(answer: Answer) -> str | None:
@@ -210,7 +210,8 @@ async def test_overflow_is_used_only_when_every_other_slot_is_busy_and_its_refus
         busy.abort()
     assert by(await waiting) == "u0"
     assert (await waiting).status == 200
-    assert len(api.asked) == 2
+    assert [asked.body["model"] for asked in api.asked] == ["big-model", "big-model"]
+    assert "model" not in bench.engine.asked[0].json()
 
 
 async def test_an_overload_that_shows_only_within_a_stream_passes_and_is_respected(

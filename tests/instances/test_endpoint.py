@@ -68,3 +68,8 @@ def test_only_anthropic_is_told_a_version_and_only_if_the_client_tells_none() ->
     anthropic = upstream_of("u0", UpstreamSpec(url="https://api.anthropic.com"), {})
     assert anthropic.default_headers == ((b"anthropic-version", b"2023-06-01"),)
     assert anthropic.extra_headers == ()
+
+
+def test_what_it_calls_the_model_is_put_into_requests_there() -> None:
+    assert upstream_of("u0", UpstreamSpec(url="http://h", model="big"), {}).model == "big"
+    assert upstream_of("u0", UpstreamSpec(url="http://h"), {}).model is None

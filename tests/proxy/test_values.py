@@ -116,6 +116,7 @@ def test_an_upstream_is_a_url_and_what_is_to_be_known_about_it() -> None:
     assert read("https://h,overflow=true,api=anthropic") == UpstreamSpec(
         url="https://h", overflow=True, api=Api.ANTHROPIC
     )
+    assert read("https://h,model=org/big:7b") == UpstreamSpec(url="https://h", model="org/big:7b")
     assert read("http://h,overflow=false") == UpstreamSpec(url="http://h")
     assert read("http://[::1]:8080,key-env=K,slots=2") == UpstreamSpec(url="http://[::1]:8080", slots=2, key_env="K")
 
@@ -135,12 +136,14 @@ def test_an_upstream_is_a_url_and_what_is_to_be_known_about_it() -> None:
         ("http://me:secret@h", "may not hold a password"),
         ("http://h,slots=0", "slots must be a number from 1"),
         ("http://h,slots=many", "slots must be a number from 1"),
-        ("http://h,slots=1,slots=2", "only slots=K, key-env=VAR, overflow=true and api="),
-        ("http://h,weight=2", "only slots=K, key-env=VAR, overflow=true and api="),
+        ("http://h,slots=1,slots=2", "only slots=K, key-env=VAR, overflow=true, model=NAME and api="),
+        ("http://h,weight=2", "only slots=K, key-env=VAR, overflow=true, model=NAME and api="),
         ("http://h,key-env=sk-123", "name of an environment variable"),
         ("http://h,key-env=", "name of an environment variable"),
         ("http://h,overflow", "overflow must be true or false"),
         ("http://h,overflow=yes", "overflow must be true or false"),
+        ("http://h,model=", "model must be the name"),
+        ("http://h,model=a b", "model must be the name"),
         ("http://h,api=claude", "api must be openai or anthropic"),
     ],
 )
