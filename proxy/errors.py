@@ -136,6 +136,11 @@ def upstream_timeout(reason: str) -> Refusal:
     return Refusal(504, "upstream_timeout", text, headers={"x-should-retry": "false"})
 
 
+def crowded() -> Refusal:
+    text = "Too many connections are open. Try again later."
+    return Refusal(503, "too_many_connections", text, headers=retry_after(5), close=True)
+
+
 def internal() -> Refusal:
     """A bug of ours; the log has it."""
     return Refusal(500, "internal_error", "The proxy failed. Its log says why.", close=True)

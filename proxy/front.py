@@ -1,20 +1,30 @@
 """aiohttp's HTTP server with the hooks the relay needs and the checks aiohttp leaves out (docs/security.md)."""
 
 import asyncio
+import heapq
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
-from slotproxy.proxy.errors import Refusal, malformed
+from slotproxy.proxy.errors import Refusal, crowded, malformed
 
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
 LINGER = 1.0  # seconds for which the rest of a body is read and thrown away after its request was refused
 KEEPALIVE = 75.0  # seconds an idle client connection is kept, and the longest a request's head may take
+
+MOST = 10_000  # connections at a time
+AT_ONCE = 32  # idle connections closed when there is no room: to look for them costs time
+QUIET = 60.0  # seconds between two complaints about it
+CROWDED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
+)
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,6 +47,29 @@ class ClientConnection(RequestHandler):
         self.writer: Writer | None = None
         self.body: StreamReader | None = None  # the request body that is being read
         self._start_line = b""  # what has come of the first request's
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of it is being served; the head of one may be coming, slowly."""
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it was closed, and its transport is not yet."""
+        return self._force_close
+
+    @property
+    def idle_until(self) -> float:
+        """When it would be closed for having been idle too long, on the loop's clock."""
+        return self._next_keepalive_close_time
+
+    def turn_away(self) -> None:
+        """Say that there is no room, and close."""
+        transport = self.transport
+        if transport is not None:
+            body = crowded().body("")
+            transport.write(CROWDED % (len(body), body))
+        self.force_close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -78,8 +111,13 @@ class ClientConnection(RequestHandler):
 class Front(web.Server):
     """Makes `ClientConnection`s; `handler` gets every request that parsed. A client that leaves cancels its handler."""
 
-    def __init__(self, handler: Handler, *, max_line: int = MAX_LINE) -> None:
+    def __init__(self, handler: Handler, *, max_line: int = MAX_LINE, most: int = MOST) -> None:
+        """`most`: connections at a time. Beyond, those that are idle longest are closed; if none is, whoever comes is
+        turned away.
+        """
         super().__init__(handler, handler_cancellation=True)
+        self._most = most
+        self._complained = -math.inf
         self._options = {
             "access_log": None,
             "keepalive_timeout": KEEPALIVE,
@@ -92,6 +130,31 @@ class Front(web.Server):
 
     def __call__(self) -> RequestHandler:
         return ClientConnection(self, loop=asyncio.get_running_loop(), **self._options)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self._connections) > self._most:
+            self._make_room(handler)
+
+    def _make_room(self, newest: RequestHandler) -> None:
+        self._complain(asyncio.get_running_loop().time())
+        connections = [one for one in self._connections if isinstance(one, ClientConnection)]
+        if any(one.is_leaving for one in connections):  # closed a moment ago, and not gone yet
+            return
+        idle = heapq.nsmallest(AT_ONCE, (one for one in connections if one.is_idle), key=_idle_until)
+        for connection in idle:
+            connection.force_close()
+        if not idle and isinstance(newest, ClientConnection):
+            newest.turn_away()
+
+    def _complain(self, now: float) -> None:
+        if now - self._complained >= QUIET:
+            self._complained = now
+            logger.warning("%d connections are open, the most there may be: closing those that are idle", self._most)
+
+
+def _idle_until(connection: ClientConnection) -> float:
+    return connection.idle_until
 
 
 class Sent(web.StreamResponse):

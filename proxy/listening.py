@@ -1,7 +1,9 @@
 """The socket clients connect to, and the certificate they see."""
 
+import contextlib
 import ipaddress
 import logging
+import resource
 import socket
 import ssl
 
@@ -11,6 +13,8 @@ from slotproxy.proxy.config import Settings
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
+MANY = 65_536  # file descriptors
+OURS = 40  # file descriptors that are not for clients, at least
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -30,6 +34,22 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
     listening.setblocking(False)
     return listening
+
+
+def room_for_clients() -> int:
+    """Connections that clients may have at a time: file descriptors, less those for engines, their logs and our own.
+
+    Raises this process's soft limit first, as far as its hard limit allows.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY if hard == resource.RLIM_INFINITY else min(hard, MANY)
+    if soft == resource.RLIM_INFINITY:
+        return MANY
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS allows less than its hard limit says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    return max(1, soft - max(OURS, soft // 8))
 
 
 def tls_of(settings: Settings) -> ssl.SSLContext | None:

@@ -27,7 +27,7 @@ from slotproxy.proxy.api import Api
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
-from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, tls_of
+from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
 from slotproxy.proxy.logs import set_up
 from slotproxy.proxy.metrics import Metrics, release
 from slotproxy.proxy.routes import Routes
@@ -76,7 +76,7 @@ class Server:
         listening = listen(self._settings.host, self._settings.port)
         with listening, self._handled_signals():
             await self._supervisor.prepare()
-            front = Front(self._routes.handle)
+            front = Front(self._routes.handle, most=room_for_clients())
             server = await asyncio.get_running_loop().create_server(front, sock=listening, ssl=tls, backlog=BACKLOG)
             _spare_the_collector()
             announce(self._settings.host, listening, secure=tls is not None)
