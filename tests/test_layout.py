@@ -26,7 +26,6 @@ THROUGH = {
     "proxy.answer": "tests/proxy/test_forward.py",
     "proxy.outcome": "tests/proxy/test_forward.py",
     "proxy.commandline": "tests/proxy/test_sources.py",
-    "proxy.front": "tests/proxy/test_routes.py",
     "proxy.metrics": "tests/proxy/test_routes.py",
     "proxy.server": "tests/acceptance/test_stop.py",
 }
