@@ -18,6 +18,7 @@ from slotproxy.instances.locks import FileLock, LockHeld
 from slotproxy.instances.memory import Reading
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.process import Exit, Process
+from slotproxy.instances.profiles import Stop
 from slotproxy.instances.signs import Signs
 from slotproxy.instances.upstream import Upstream
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_LOOK, LONGEST_LOOK = 0.05, 0.5  # seconds between looks for readiness, growing
 FATAL_GRACE = 2.0  # seconds an engine that said why it cannot go on has to end by itself
+HUNG, HUNG_AGAIN = 2.0, 0.5  # seconds between the signals to one that hangs
 TRANSIENT = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})  # the machine's, not the program's
 
 
@@ -52,6 +54,7 @@ class Engine:
         self._place = place
         self._log = log
         self._signs = signs
+        self._model = _identity(launch.model)
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -107,9 +110,17 @@ class Engine:
         """Whether it answers its readiness request now."""
         return await probe.ready(self.upstream, self._launch.profile.ready)
 
-    async def stop(self) -> Exit:
-        """End it by its stop plan."""
-        return await self.process.stop(self._launch.profile.stop)
+    @property
+    def stale(self) -> bool:
+        """Whether the model file is another one by now, or gone: the engine has the old one mapped and serves that."""
+        return _identity(self._launch.model) != self._model
+
+    async def stop(self, *, hung: bool = False) -> Exit:
+        """End it by its stop plan; one that hangs is not waited for as long as one that writes its KV cache."""
+        plan = self._launch.profile.stop
+        if hung:
+            plan = Stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))
+        return await self.process.stop(plan)
 
     async def idle(self, probe: Probe, *, streamed: bool) -> bool:
         """Return once it has let go of an abandoned request; False when it did not in time."""
@@ -133,6 +144,15 @@ class Engine:
 
     def _with_last_words(self, sentence: str) -> str:
         return f"{sentence}; its last words: {self._log.lines[-1][:300]}" if self._log.lines else sentence
+
+
+def _identity(model: Path) -> tuple[int, int, int, int] | None:
+    """What changes when a file is replaced or written to; None: it is not there."""
+    try:
+        found = model.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @asynccontextmanager

@@ -109,6 +109,7 @@ class Instance:
             restarts=self.standing.restarts,
             reason=self.standing.reason,
             since=self.standing.since,
+            stale=engine is not None and engine.stale,
         )
 
     @property
@@ -229,7 +230,7 @@ class Instance:
         if self._summons.done():
             failure = self._summons.result()
         self.standing.step(Event.STOP, "" if failure is None else failure.sentence)
-        ended = await engine.stop()
+        ended = await engine.stop(hung=failure is not None and failure.cause is Cause.HANG)
         self.standing.step(Event.EXITED, ended.sentence)
         return failure
 

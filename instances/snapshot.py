@@ -82,6 +82,7 @@ class Member:
     restarts: int
     reason: str  # one sentence: why it failed last; "" if it never did
     since: float  # seconds on the monotonic clock at which `state` was entered
+    stale: bool = False  # the model file is another one by now; the engine serves the one it started with
     offered: int | None = None  # slots it may have now, while a rate limit holds it back; None: all
     traffic: Traffic | None = None  # of an upstream
 

@@ -204,3 +204,26 @@ async def test_the_log_has_one_line_per_transition(world: World, gguf: Path, cap
     lines = [record.getMessage() for record in caplog.records if " -> " in record.getMessage()]
     assert len(lines) == len(world.transitions)
     assert lines[1].startswith("instance 0: starting -> warming (pid ")
+
+
+async def test_an_engine_whose_model_file_was_replaced_serves_on_and_is_called_stale(world: World, gguf: Path) -> None:
+    instance = await world.started(stub_launch(gguf))
+    assert not instance.member().stale
+    other = gguf.with_name("other.gguf")
+    other.write_bytes(b"GGUF, and more")
+    other.rename(gguf)
+    assert instance.member().stale
+    assert instance.standing.state is State.READY
+    instance.restart(Failure(cause=Cause.OPERATOR, sentence="restarted on request"))
+    assert await instance.outcome() is State.READY
+    assert not instance.member().stale
+
+
+async def test_an_engine_that_hangs_is_not_given_the_time_of_one_that_stops(
+    world: World, gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slotproxy.instances.engine.HUNG", 0.01)
+    instance = await world.started(stub_launch(gguf, stop=Stop(term=600, again=600)))
+    os.kill(pid_of(instance), signal.SIGSTOP)
+    instance.restart(Failure(cause=Cause.HANG, sentence="it hangs"))
+    await world.reached(State.READY, times=2)
