@@ -37,6 +37,7 @@ class Fleet:
     ) -> None:
         self.changing = asyncio.Lock()
         self.ceiling: int | None = None  # as many as an operator left there; None: nobody took out or added any
+        self._rolling = asyncio.Lock()
         self._instances: list[Instance] = []
         self._leaving: set[Instance] = set()
         self._leases = leases
@@ -110,13 +111,14 @@ class Fleet:
 
     async def roll(self, instances: Iterable[Instance], patience: float, launch: Launch | None = None) -> bool:
         """Restart `instances` one after another; stop at the first that does not become ready. Whether all did."""
-        for instance in instances:
-            if instance not in self._instances or instance in self._leaving:
-                continue
-            if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:
-                logger.error("instance %s did not come back; the others are left as they are", instance.id)
-                return False
-        return True
+        async with self._rolling:  # two at a time would take two out of service
+            for instance in instances:
+                if instance not in self._instances or instance in self._leaving:
+                    continue
+                if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:
+                    logger.error("instance %s did not come back; the others are left as they are", instance.id)
+                    return False
+            return True
 
     async def _empty(self, instance: Instance, patience: float) -> None:
         """No new leases on `instance`; wait for those that are out."""
