@@ -15,10 +15,10 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch, Place
 from slotproxy.instances.locks import FileLock, LockHeld
-from slotproxy.instances.memory import Reading
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.process import Exit, Process
 from slotproxy.instances.profiles import Stop
+from slotproxy.instances.readings import Reading
 from slotproxy.instances.signs import Signs
 from slotproxy.instances.upstream import Upstream
 
@@ -48,7 +48,6 @@ class Engine:
         self.process = process
         self.n_ctx: int | None = None
         self.models: tuple[Mapping[str, Any], ...] = ()
-        self.at_warm_up: Reading | None = None
         self.memory: Reading | None = None  # the latest
         self._launch = launch
         self._place = place
@@ -98,7 +97,7 @@ class Engine:
             self._signs.read(trouble)
             cause = Cause.WARM_UP if self._signs.fatal is None else self._signs.fatal.cause
             raise EngineFailed(cause, f"the warm-up generation failed: {trouble}")
-        self.memory = self.at_warm_up = await asyncio.to_thread(memory.read_tree, self.process.pid)
+        self.memory = await asyncio.to_thread(memory.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
         own = {"id": self._launch.name, "object": "model", "owned_by": profile.name}
         self.models = await probe.models(self.upstream, profile.models_path) or (own,)

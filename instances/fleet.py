@@ -83,8 +83,9 @@ class Fleet:
         tasks.create_task(instance.run())
         return instance
 
-    async def remove(self, instance: Instance, patience: float) -> None:
-        """Take `instance` out: no new leases, up to `patience` seconds for those that are out, then its stop plan."""
+    async def remove(self, instance: Instance, patience: float | None) -> None:
+        """Take `instance` out: no new leases, up to `patience` seconds for those that are out (None: as long as
+        they take), then its stop plan."""
         if instance in self._leaving or instance not in self._instances:
             return
         self._leaving.add(instance)
@@ -120,7 +121,7 @@ class Fleet:
                     return False
             return True
 
-    async def _empty(self, instance: Instance, patience: float) -> None:
+    async def _empty(self, instance: Instance, patience: float | None) -> None:
         """No new leases on `instance`; wait for those that are out."""
         upstream = instance.upstream
         instance.drain()

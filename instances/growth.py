@@ -1,59 +1,216 @@
-"""How many instances: as many as the user said, or one more for as long as it is predicted to fit."""
+"""How many instances `--instances auto` runs: one more while it fits and is worth it, fewer when memory gets short.
+
+Decides by `planner` and `watermarks`; what it decides on is behind `Crew`, so that machines nobody here has can stand
+in.
+"""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter, deque
+from enum import Enum
+from typing import Protocol
 
-from slotproxy.instances import memory, planner
-from slotproxy.instances.instance import Instance
-from slotproxy.instances.lifecycle import State
-from slotproxy.instances.planner import Decision
+from slotproxy.instances import planner
+from slotproxy.instances.calibration import Calibration
+from slotproxy.instances.planner import Decision, Move
 from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.watermarks import Level, Watermarks
 
 logger = logging.getLogger(__name__)
 
+KEPT = 64  # decisions; all are counted
+
+
+class Arrival(Enum):
+    """What came of starting an instance."""
+
+    READY = "ready"
+    STARVED = "starved"  # its engine found no memory
+    FAILED = "failed"
+
+
+class Crew(Protocol):
+    """The instances and the machine below them."""
+
+    def level(self) -> Level:
+        """As of the last reading."""
+
+    async def add(self) -> Arrival:
+        """Start one more; what came of it."""
+
+    async def remove(self, *, hard: bool) -> None:
+        """Take the newest out: an idle one if there is one, else after its request, or at once if it is `hard`."""
+
+    async def work(self) -> None:
+        """Let the newest read prompts, so that it holds what it will hold at work; then read memory."""
+
+    async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
+        """Tokens per second of all but the newest, and of all: several pairs, none if the engines cannot be compared.
+
+        None: clients have the engines.
+        """
+
+    def why(self) -> str:
+        """What the engine said that found no memory last."""
+
 
 class Growth:
-    """Decides before each instance whether it is to be started; keeps its decisions."""
+    """Keeps its decisions."""
 
     def __init__(self, settings: SupplySettings) -> None:
-        self.total = memory.effective_total()
-        self.decisions: list[Decision] = []
-        self.reconfigure(settings)
+        self.decisions: deque[Decision] = deque(maxlen=KEPT)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.rates: dict[int, float] = {}  # tokens per second of so many instances together
+        self._settings = settings
+        self._watermarks = Watermarks()
+        self._most: int | None = None  # found out to be enough; None: nothing but memory stands against more
+        self._unproved = 0  # so many instances were not compared with one less yet
 
     def reconfigure(self, settings: SupplySettings) -> None:
-        """From now on by these settings."""
+        """From now on by these settings: what was found out under others does not hold."""
         self._settings = settings
-        self.limit = settings.memory_limit.within(self.total.size)  # bytes
+        self._watermarks = Watermarks()
+        self._most = None
+        self._unproved = 0
+        self.rates.clear()
 
-    def another(self, instances: Sequence[Instance]) -> bool:
-        """Whether one more is to be started after `instances`."""
-        if self._settings.instances is not None:
-            return len(instances) < self._settings.instances
-        if not instances:
-            return True
-        if instances[-1].standing.state is not State.READY:
-            return False
-        decision = self._decide(instances, most=self._settings.max_instances)
+    @property
+    def most(self) -> int:
+        """Instances that there may be."""
+        return min(self._settings.max_instances, self._most or self._settings.max_instances)
+
+    @property
+    def proved(self) -> bool:
+        """Whether every instance is known to be worth it."""
+        return not self._unproved
+
+    def decide(self, decision: Decision) -> Decision:
+        """Keep it and say it."""
         self.decisions.append(decision)
+        self.counts[decision.move.value, decision.reason] += 1
         logger.info("%s", decision.sentence)
-        return decision.start
+        return decision
 
-    def room(self, instances: Sequence[Instance]) -> Decision:
-        """Whether one more than was planned would fit into memory: somebody asked for it."""
-        return self._decide(instances, most=len(instances) + 1)
-
-    def used(self, instances: Sequence[Instance]) -> int:
-        """Bytes they cost together."""
-        return sum(reading.pss for instance in instances if (reading := instance.memory) is not None)
-
-    def _decide(self, instances: Sequence[Instance], *, most: int) -> Decision:
-        """What the instances cost at their warm-up generation tells what one more will."""
-        readings = [reading for instance in instances if (reading := instance.at_warm_up) is not None]
+    def room(self, level: Level, most: int) -> Decision:
+        """Whether one more would fit."""
         return planner.admit(
-            running=len(instances),
+            running=level.running,
             max_instances=most,
-            used=self.used(instances),
-            next_cost=max((reading.private for reading in readings), default=0),
-            limit=self.limit,
-            available=memory.available(),
+            used=level.peak,
+            next_cost=level.next_cost,
+            limit=level.limit,
+            available=level.available,
+            reserve=level.reserve,
+            kind=level.kind,
+            remedy=level.remedy,
         )
+
+    async def climb(self, crew: Crew, known: Calibration | None) -> Decision | None:
+        """Add instances until one more would not fit or was not worth it; why it ended there.
+
+        `known`: as many as an earlier start found right are started without proof, memory permitting. None: an instance
+        failed for a reason that has nothing to do with their number.
+        """
+        if known is not None:
+            self.rates.update(enumerate(known.rates, start=1))
+        while True:
+            level = crew.level()
+            if known is not None and level.running >= known.instances:
+                return self._as_known(known)
+            decision = self.room(level, self.most)
+            if level.running:
+                self.decide(decision)
+            if not decision.start:
+                return decision
+            arrival = await crew.add()
+            if arrival is Arrival.FAILED:
+                return None
+            verdict = await self._examine(crew, arrival, prove=known is None)
+            if verdict is not None:
+                return verdict
+
+    async def prove(self, crew: Crew) -> Decision | None:
+        """Compare with one instance less, if clients leave the engines alone; the decision against the newest."""
+        running = crew.level().running
+        if not self._unproved or running < 2:
+            self._unproved = 0
+            return None
+        rates = await crew.compare(self._settings.min_gain)
+        if rates is None or crew.level().running != running:
+            return None
+        if not rates:
+            self._unproved = 0
+            return None
+        self.rates[running - 1] = max(before for before, _ in rates)
+        self.rates[running] = max(after for _, after in rates)
+        decision = self.decide(planner.proved(running=running, rates=rates, min_gain=self._settings.min_gain))
+        if decision.move is not Move.REMOVE:
+            self._unproved = 0  # what is worth it as the newest was worth it before
+            return None
+        self._unproved -= 1
+        self._most = running - 1
+        await crew.remove(hard=False)
+        return decision
+
+    async def watch(self, crew: Crew, now: float) -> Decision | None:
+        """One look at the watermarks, `now` in seconds: what was done about them."""
+        level = crew.level()
+        if level.starved:
+            return await self._starve(crew)
+        most = self.most if level.ceiling is None else level.ceiling
+        decision = self._watermarks.judge(level, now, most)
+        if decision is None:
+            return None
+        self.decide(decision)
+        if decision.move is Move.REMOVE:
+            await crew.remove(hard=level.critical)
+        elif decision.move is Move.ADD:
+            await self._return(crew)
+        return decision
+
+    async def _return(self, crew: Crew) -> None:
+        """One that memory had kept away comes (back)."""
+        arrival = await crew.add()
+        running = crew.level().running
+        if arrival is Arrival.STARVED:
+            await self._starve(crew)
+        elif arrival is Arrival.READY and self._settings.min_gain and running not in self.rates:
+            self._unproved += 1
+
+    def _as_known(self, known: Calibration) -> Decision:
+        if known.reason in {"no-gain", "engine-oom"}:
+            self._most = known.instances
+        sentence = f"{planner.instances(known.instances)} as an earlier start found right ({known.sentence})"
+        return self.decide(Decision(move=Move.STOP, reason=known.reason, sentence=sentence))
+
+    async def _examine(self, crew: Crew, arrival: Arrival, *, prove: bool) -> Decision | None:
+        """Of the instance that has just been added: the decision against it, if there is one."""
+        if arrival is Arrival.STARVED:
+            return await self._starve(crew)
+        await crew.work()
+        verdict = self._too_much(crew.level())
+        if verdict is None and prove and crew.level().running > 1 and self._settings.min_gain:
+            self._unproved += 1
+            worthless = await self.prove(crew)
+            if worthless is not None:
+                return worthless
+            verdict = self._too_much(crew.level())
+        if crew.level().starved:
+            return await self._starve(crew)
+        if verdict is None:
+            return None
+        self.decide(verdict)
+        if verdict.move is Move.REMOVE:
+            await crew.remove(hard=False)
+        return verdict
+
+    def _too_much(self, level: Level) -> Decision | None:
+        if level.strain:
+            return planner.strained(running=level.running, strain=level.strain)
+        return planner.over(running=level.running, used=level.peak, limit=level.limit, kind=level.kind)
+
+    async def _starve(self, crew: Crew) -> Decision:
+        running = crew.level().running
+        self._most = max(1, running - 1)
+        decision = self.decide(planner.starved(running=running, sentence=crew.why()))
+        await crew.remove(hard=True)
+        return decision

@@ -6,11 +6,10 @@ Only its own task, `run`, starts and ends processes; everybody else asks.
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import memory as readings
 from slotproxy.instances.backoff import Backoff, History
 from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
@@ -18,8 +17,8 @@ from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
-from slotproxy.instances.memory import Reading
 from slotproxy.instances.probe import Probe
+from slotproxy.instances.readings import Reading
 from slotproxy.instances.snapshot import Kind, Member, OnTransition
 from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
@@ -117,11 +116,6 @@ class Instance:
         """Memory as of the last reading."""
         return None if self._engine is None else self._engine.memory
 
-    @property
-    def at_warm_up(self) -> Reading | None:
-        """Memory right after the warm-up generation."""
-        return None if self._engine is None else self._engine.at_warm_up
-
     async def outcome(self) -> State:
         """What its start came to, or the restart that was asked for last: READY, FAILED or STOPPED."""
         await asyncio.shield(self._outcome)
@@ -153,11 +147,11 @@ class Instance:
         engine = self._engine
         return engine is not None and engine.upstream is upstream and await engine.answers(self._probe)
 
-    async def measure(self) -> None:
-        """Read the memory of the engine's process tree again."""
+    async def measure(self, read: Callable[[int], Reading | None]) -> None:
+        """Read the memory of the engine's process tree again, by `read`, which may take long."""
         engine = self._engine
         if engine is not None and engine.memory is not None:
-            engine.memory = await asyncio.to_thread(readings.read_tree, engine.process.pid) or engine.memory
+            engine.memory = await asyncio.to_thread(read, engine.process.pid) or engine.memory
 
     # What others ask
 

@@ -90,6 +90,10 @@ class Leases:
         return self._pool.queued
 
     @property
+    def queue_limit(self) -> int:
+        return self._pool.queue_limit
+
+    @property
     def upstreams(self) -> tuple[Upstream, ...]:
         return self._pool.members
 

@@ -8,49 +8,18 @@ buffers, heap, and the weights too where an engine copies them instead of mappin
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from slotproxy.instances import cgroups, darwin
+from slotproxy.instances.readings import Mapping, Reading, Total
+
 PROC = Path("/proc")
-CGROUPS = Path("/sys/fs/cgroup")
+DIVIDES = sys.platform == "linux"
+"""Whether the system tells shared pages from private ones, and which file they are of."""
 _KIB = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Memory of one process tree, in bytes."""
-
-    rss: int
-    pss: int  # where a system has no PSS: what is not shared
-    private: int  # without a file behind it: what one more instance of the same kind is going to cost
-    shared: int  # resident pages that others map too, counted in full
-
-    def __add__(self, other: "Reading") -> "Reading":
-        return Reading(
-            rss=self.rss + other.rss,
-            pss=self.pss + other.pss,
-            private=self.private + other.private,
-            shared=self.shared + other.shared,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
-    """Resident pages of one file in one process tree, in bytes."""
-
-    rss: int
-    pss: int
-    private_dirty: int  # written to, so no longer the file's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """What there is to share out, and what sets it."""
-
-    size: int  # bytes
-    source: str  # "physical memory" or "cgroup limit"
 
 
 def read_tree(pid: int) -> Reading | None:
@@ -61,7 +30,7 @@ def read_tree(pid: int) -> Reading | None:
     """
     if not PROC.joinpath("self/smaps_rollup").exists():
         return _read_with_psutil(pid)
-    readings = [reading for member in _tree(pid) if (reading := _read_rollup(member)) is not None]
+    readings = [reading for member in tree(pid) if (reading := _read_rollup(member)) is not None]
     return _sum(readings)
 
 
@@ -71,10 +40,10 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     An engine that copies its weights instead of sharing them maps few pages of the file, or dirty ones. Takes several
     times as long as `read_tree`.
     """
-    if sys.platform != "linux":
+    if not DIVIDES:
         return None
     name, found = str(path.resolve()), []
-    for member in _tree(pid):
+    for member in tree(pid):
         try:
             found += [entry for entry in psutil.Process(member).memory_maps(grouped=True) if entry.path == name]
         except psutil.Error:
@@ -91,16 +60,20 @@ def mapped(pid: int, path: Path) -> Mapping | None:
 def effective_total() -> Total:
     """The smaller of physical memory and what the cgroups of this process allow."""
     physical = Total(size=psutil.virtual_memory().total, source="physical memory")
-    limits = [limit for limit, _ in _cgroup_limits()]
+    limits = [bound.limit for bound in cgroups.bounds()]
     if limits and min(limits) < physical.size:
         return Total(size=min(limits), source="cgroup limit")
     return physical
 
 
-def available() -> int:
-    """Bytes that can be taken without swapping: of the machine, or of the tightest cgroup."""
-    rooms = [limit - used for limit, used in _cgroup_limits()]
-    return max(0, min([psutil.virtual_memory().available, *rooms]))
+def available(mapped: int = 0) -> int:
+    """Bytes that can be taken without swapping: of the machine, or of the tightest cgroup.
+
+    `mapped`: bytes of files that the engines map. The kernel counts them as cache that it could drop; the engines would
+    read them again at once.
+    """
+    rooms = [bound.limit - bound.used for bound in cgroups.bounds()]
+    return max(0, min([psutil.virtual_memory().available - mapped, *rooms]))
 
 
 def _sum(readings: Iterable[Reading]) -> Reading | None:
@@ -110,7 +83,8 @@ def _sum(readings: Iterable[Reading]) -> Reading | None:
     return total
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """`pid` and its descendants."""
     yield pid
     try:
         tasks = list(PROC.joinpath(str(pid), "task").iterdir())
@@ -122,7 +96,7 @@ def _tree(pid: int) -> Iterator[int]:
         except OSError:
             continue
         for child in children:
-            yield from _tree(int(child))
+            yield from tree(int(child))
 
 
 def _read_rollup(pid: int) -> Reading | None:
@@ -151,57 +125,15 @@ def _fields(text: str) -> dict[str, int]:
 
 
 def _read_with_psutil(pid: int) -> Reading | None:
+    """macOS charges a process its footprint; a system that has neither PSS nor that says what is not shared (USS)."""
     try:
         process = psutil.Process(pid)
-        infos = [member.memory_full_info() for member in (process, *process.children(recursive=True))]
+        members = [(one, one.memory_full_info()) for one in (process, *process.children(recursive=True))]
     except psutil.Error:
         return None
-    return _sum(Reading(rss=i.rss, pss=i.uss, private=i.uss, shared=max(0, i.rss - i.uss)) for i in infos)
+    return _sum(_reading(info, darwin.footprint(member.pid)) for member, info in members)
 
 
-def _cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, used) in bytes of every memory cgroup around this process; used: without the cache that can be dropped.
-
-    The older kind of cgroup writes a number near 2^63 for no limit.
-    """
-    try:
-        lines = PROC.joinpath("self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found: list[tuple[int, int]] = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            names = (CGROUPS, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            names = (CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        else:
-            continue
-        found += _limits_upwards(path, *names)
-    return found
-
-
-def _limits_upwards(path: str, root: Path, limit: str, usage: str, cache: str) -> Iterator[tuple[int, int]]:
-    """Of the cgroup `path` and its parents; those above our own cgroup namespace cannot be seen."""
-    parts = Path(path.strip("/")).parts
-    for depth in range(len(parts), -1, -1):
-        folder = root.joinpath(*parts[:depth])
-        size = _number(folder / limit)
-        if size is not None:
-            used = _number(folder / usage) or 0
-            yield size, max(0, used - _cached(folder / "memory.stat", cache))
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # not there, or "max"
-        return None
-
-
-def _cached(path: Path, name: str) -> int:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith(name + " ")), 0)
+def _reading(info: Any, footprint: int | None) -> Reading:
+    own = info.uss if footprint is None else footprint
+    return Reading(rss=info.rss, pss=own, private=own, shared=max(0, info.rss - info.uss), footprint=footprint or 0)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from slotproxy.instances import context, launch, memory
 from slotproxy.instances.estimate import Estimate
-from slotproxy.instances.memory import Total
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.planner import size
 from slotproxy.instances.profiles import Profile
+from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import SupplySettings
 
 RULE = 80  # percent of the memory that a model and its KV caches should stay under, a rule of thumb for unified memory

@@ -1,44 +1,146 @@
-"""Whether one more instance fits, and the sentence that says so. Pure: numbers in, a decision out."""
+"""How many instances: whether one more fits, whether it was worth it. Pure: numbers in, decisions out."""
 
+import enum
 from dataclasses import dataclass
+from statistics import median
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _ENDINGS = {1: "st", 2: "nd", 3: "rd"}
 _UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+ROUNDS = 4  # comparisons with and without the newest instance until the median counts
+CLEAR_AFTER = 2  # so many that agree by twice the margin are enough
+
+
+class Move(enum.Enum):
+    """What is done about the number of instances."""
+
+    ADD = "add"
+    KEEP = "keep"  # the newest has proved itself
+    REMOVE = "remove"
+    STOP = "stop"  # no further one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Start one more, or stop here; `sentence` is for people, `reason` for metrics."""
+    """`sentence` is for people, `reason` for metrics: a word of a bounded set."""
 
-    start: bool
-    reason: str  # "first", "fits", "max-instances", "memory"
+    move: Move
+    reason: str
     sentence: str
 
+    @property
+    def start(self) -> bool:
+        """Whether one more is to be started."""
+        return self.move is Move.ADD
 
-def admit(*, running: int, max_instances: int, used: int, next_cost: int, limit: int, available: int) -> Decision:
+
+def admit(
+    *,
+    running: int,
+    max_instances: int,
+    used: int,
+    next_cost: int,
+    limit: int,
+    available: int,
+    reserve: int = 0,
+    kind: str = "",
+    remedy: str = "",
+) -> Decision:
     """Decide on instance number `running` + 1.
 
-    `used` is what the running ones cost together, `next_cost` what one more is predicted to cost, `limit` the most
-    all may cost, `available` what the machine can give without swapping (all in bytes). The first is always admitted:
-    without it there is nothing to measure, and its user asked for it.
+    `used` is what the running ones cost together at their busiest, `next_cost` what one more is predicted to cost,
+    `limit` the most all may cost, `available` what the machine can give without swapping, `reserve` how much of that is
+    left to other programs (all in bytes). `kind` is a word before "limit", `remedy` what could lift it. The first is
+    always admitted: without it there is nothing to measure, and its user asked for it.
     """
     if running == 0:
-        return Decision(start=True, reason="first", sentence="the first instance is always started")
-    so_far = f"{running} instance{'s' * (running > 1)}"
+        return Decision(move=Move.ADD, reason="first", sentence="the first instance is always started")
+    so_far = instances(running)
     if running >= max_instances:
-        sentence = f"{so_far}: that is the most that --max-instances allows"
-        return Decision(start=False, reason="max-instances", sentence=sentence)
+        return Decision(move=Move.STOP, reason="max-instances", sentence=f"{so_far}: that is the most that is allowed")
     left = max(0, limit - used)
     need = f"{so_far}: {ordinal(running + 1)} would need {size(next_cost)}"
-    under = f"{size(left)} are left under the {size(limit)} limit"
+    under = f"{size(left)} are left under the {size(limit)} {kind}limit"
     if next_cost > left:
-        remedy = "; a smaller --ctx-size needs less" if next_cost <= 2 * left else ""
-        return Decision(start=False, reason="memory", sentence=f"{need}, {under}{remedy}")
-    if next_cost > available:
-        sentence = f"{need}, {size(max(0, available))} are available on this machine (other programs hold the rest)"
-        return Decision(start=False, reason="memory", sentence=sentence)
-    return Decision(start=True, reason="fits", sentence=f"{need}, {under}: starting it")
+        ways = ["a smaller --ctx-size needs less"] * (next_cost <= 2 * left) + [remedy] * bool(remedy)
+        sentence = "; ".join([f"{need}, {under}", *ways])
+        return Decision(move=Move.STOP, reason="memory", sentence=sentence)
+    if next_cost > available - reserve:
+        free = f"{size(max(0, available))} are available on this machine (other programs hold the rest)"
+        kept = f", of which {size(reserve)} are left to them" if reserve else ""
+        return Decision(move=Move.STOP, reason="memory", sentence=f"{need}, {free}{kept}")
+    return Decision(move=Move.ADD, reason="fits", sentence=f"{need}, {under}: starting it")
+
+
+def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
+    """Take the newest of `running` instances back when all of them at work cost more than `limit`; None: they do not.
+
+    The only one stays, whatever it costs.
+    """
+    if used <= limit:
+        return None
+    what = (
+        f"{instances(running)} at work use{'s' * (running == 1)} {size(used)}, more than the {size(limit)} {kind}limit"
+    )
+    if running == 1:
+        return Decision(move=Move.STOP, reason="memory", sentence=f"{what}; the only one is kept")
+    return Decision(move=Move.REMOVE, reason="memory", sentence=f"{what}: taking the newest out")
+
+
+def strained(*, running: int, strain: str) -> Decision:
+    """The machine is short of memory, as `strain` says, while `running` instances work."""
+    move = Move.STOP if running == 1 else Move.REMOVE
+    ending = "the only one is kept" if running == 1 else "taking the newest out"
+    return Decision(move=move, reason="pressure", sentence=f"{instances(running)}: {strain}; {ending}")
+
+
+def starved(*, running: int, sentence: str) -> Decision:
+    """The engine of the newest of `running` instances found no memory; `sentence` is what it said."""
+    text = f"{instances(running - 1)}: {ordinal(running)} did not start ({sentence}); it is not tried again"
+    return Decision(move=Move.REMOVE, reason="engine-oom", sentence=text)
+
+
+def enough(gains: list[float], min_gain: float) -> bool:
+    """Whether `gains`, each the rate with the newest instance divided by the one without it, settle the question."""
+    wanted = 1 + min_gain
+    clear = [gain >= wanted + min_gain or gain <= 1 for gain in gains]
+    agreed = len({gain >= wanted for gain in gains}) == 1
+    return len(gains) >= ROUNDS or (len(gains) >= CLEAR_AFTER and agreed and all(clear))
+
+
+def proved(*, running: int, rates: list[tuple[float, float]], min_gain: float) -> Decision:
+    """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
+
+    The median of the ratios decides: what else the machine does comes and goes, and each pair was measured together.
+    """
+    gain = median(after / before for before, after in rates) - 1
+    before, after = median(pair[0] for pair in rates), median(pair[1] for pair in rates)
+    sentence = (
+        f"{instances(running)} make {after:.1f} tokens/s together, {running - 1} made {before:.1f}: "
+        f"{abs(gain) * 100:.0f} % {'more' if gain >= 0 else 'less'}"
+    )
+    if gain >= min_gain:
+        return Decision(move=Move.KEEP, reason="gain", sentence=sentence)
+    sentence = f"{sentence}, --min-gain is {min_gain * 100:g} %: taking the newest out"
+    return Decision(move=Move.REMOVE, reason="no-gain", sentence=sentence)
+
+
+def at_full_context(points: list[tuple[int, int]], ctx: int) -> int:
+    """Bytes an instance will hold when its context of `ctx` tokens is full.
+
+    `points` are (tokens of context filled, bytes held) after prompts of equal length, in order: buffers that the length
+    of a prompt decides are then the same in all of them, and what still grows is the context. Growth under a hundredth
+    is noise, and none of it is a shrinking.
+    """
+    most = max(held for _, held in points)
+    (first, before), (last, after) = points[0], points[-1]
+    if last <= first or after - before < before / 100:
+        return most
+    return max(most, after + (after - before) * max(0, ctx - last) // (last - first))
+
+
+def instances(count: int) -> str:
+    return f"{count} instance{'s' * (count != 1)}"
 
 
 def ordinal(number: int) -> str:

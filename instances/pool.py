@@ -40,7 +40,7 @@ class Pool(Generic[M]):
 
     def reconfigure(self, queue_limit: int, policy: Policy) -> None:
         """From now on by these; who is queued already stays."""
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
         self._policy = policy
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Pool(Generic[M]):
 
         Raises QueueFull when no slot is free and the queue is at its limit.
         """
-        if len(self._queue) >= self._queue_limit and self._pick(exclude) is None:
+        if len(self._queue) >= self.queue_limit and self._pick(exclude) is None:
             raise QueueFull
         ticket = next(self._tickets)
         self._queue[ticket] = exclude

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -70,6 +70,25 @@ class Probe:
                 return Answer(status=response.status, body=await _bounded(response))
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
+
+    async def lines(self, upstream: Upstream, path: str, body: Any, timeout: float) -> AsyncIterator[bytes]:
+        """POST `body` as JSON and yield the lines of the answer as they come; none if it is no success."""
+        if self._session is None:
+            return
+        scheme = "https" if upstream.tls else "http"
+        try:
+            async with self._session.post(
+                f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
+                json=body,
+                headers={name.decode(): value.decode() for name, value in upstream.extra_headers},
+                timeout=aiohttp.ClientTimeout(total=timeout),
+                allow_redirects=False,
+            ) as response:
+                if response.status < 300:
+                    async for line in response.content:
+                        yield line
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):  # ValueError: a line without an end
+            return
 
     async def listens(self, upstream: Upstream) -> bool:
         """Whether its port takes a connection; nothing is sent."""

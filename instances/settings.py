@@ -4,6 +4,9 @@ import enum
 from dataclasses import dataclass
 from pathlib import Path
 
+METRICS = ("auto", "resident", "wired", "vram")
+"""What `--memory-limit` limits: resident memory (PSS), memory the system may not page out, or memory of NVIDIA GPUs."""
+
 
 class Api(enum.Enum):
     """Whose conventions a server follows that runs elsewhere."""
@@ -48,6 +51,9 @@ class SupplySettings:
     max_instances: int = 8
     ctx_size: int | None = None  # tokens, of each instance
     memory_limit: MemoryLimit = MemoryLimit(percent=80)
+    memory_metric: str = "auto"  # one of METRICS
+    min_gain: float = 0.05  # share by which one more instance must raise the tokens per second of all; 0: any will do
+    recalibrate: bool = False  # measure anew what an earlier start found out
     upstreams: tuple[UpstreamSpec, ...] = ()
     state_dir: Path
     drain_timeout: float = 60.0  # seconds

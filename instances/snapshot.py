@@ -2,13 +2,13 @@
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.memory import Reading
 from slotproxy.instances.planner import Decision
 from slotproxy.instances.ratelimits import Allowance
+from slotproxy.instances.readings import Reading
 
 
 class Kind(enum.Enum):
@@ -95,11 +95,14 @@ class Snapshot:
     memory_used: int  # bytes: what the instances cost together (PSS where the system has it)
     memory_limit: int  # bytes
     memory_source: str  # where the total behind the limit comes from
-    decisions: tuple[Decision, ...]  # of `--instances auto`, oldest first
+    decisions: tuple[Decision, ...]  # of `--instances auto`, the latest, oldest first
     models: tuple[Mapping[str, Any], ...]  # the engine's own model objects, of the first that answered
     settled: bool  # every planned instance was started or given up
     hopeless: str | None  # one sentence when nothing can ever serve without the user's help
     pool: PoolStatistics = PoolStatistics()
+    memory_metric: str = "resident"  # or "wired", "vram": what is governed
+    memory_pressure: float = 0.0  # share of the last ten seconds in which some task waited for memory, 0 to 1
+    decision_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of moves and reasons, all of them
 
     @property
     def n_ctx(self) -> int | None:

@@ -24,7 +24,7 @@ from slotproxy.instances.errors import (
 )
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.fleet import Fleet
-from slotproxy.instances.growth import Growth
+from slotproxy.instances.governor import Governor
 from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
@@ -40,7 +40,6 @@ from slotproxy.instances.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
-MEASURE_EVERY = 2.0  # seconds between readings of the instances' memory
 ANOTHER_MAY_WORK = frozenset({Cause.LOCK_HELD, Cause.PORT_TAKEN})  # reasons that concern one instance only
 
 
@@ -63,12 +62,12 @@ class Supervisor:
         self._leases = leases
         self._told = on_transition
         self._state_dir = StateDir(settings.state_dir)
-        self._growth = Growth(settings)
         self._probe = Probe()
         self._guardian = Guardian()
         self._fleet = Fleet(
             leases, self._probe, self._guardian, self._state_dir.instance, self._on_transition, backoff or Backoff()
         )
+        self._governor = Governor(settings, self._fleet, leases, self._probe)
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
@@ -137,10 +136,13 @@ class Supervisor:
         members = self._members()
         return Snapshot(
             members=tuple(member.member() for member in members),
-            memory_used=self._growth.used(self._fleet.instances),
-            memory_limit=self._growth.limit,
-            memory_source=self._growth.total.source,
-            decisions=tuple(self._growth.decisions),
+            memory_used=self._governor.gauge.used,
+            memory_limit=self._governor.gauge.limit,
+            memory_source=self._governor.gauge.total.source,
+            memory_pressure=self._governor.gauge.pressure.stalled,
+            memory_metric=self._governor.gauge.machine.metric,
+            decisions=tuple(self._governor.growth.decisions),
+            decision_counts=dict(self._governor.growth.counts),
             models=next((member.models for member in members if member.models), ()),
             settled=self._settled,
             hopeless=self._hopeless,
@@ -159,7 +161,7 @@ class Supervisor:
             raise OperationRefused("no engine is started here: there are only upstreams")
         if self._fleet.changing.locked():
             raise OperationRefused("instances are being started already; try again when they are ready")
-        decision = self._growth.room(self._fleet.staying)
+        decision = self._governor.room()
         if not decision.start:
             raise OperationRefused(decision.sentence)
         self._begin(self._add(plan))
@@ -209,7 +211,7 @@ class Supervisor:
             plan = self._launch  # how many threads an engine gets is no reason to restart it
         changed, self._launch = plan != self._launch, plan
         self._settings = settings
-        self._growth.reconfigure(settings)
+        self._governor.reconfigure(settings, self._launch)
         self._replace_remotes(remotes, self._tasks)
         self._begin(self._adapt(changed=changed))
 
@@ -268,39 +270,37 @@ class Supervisor:
         async with self._probe, self._guardian, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
+            self._governor.engage(self._launch, tasks, self._bemoan)
             for remote in self._remotes.values():
                 tasks.create_task(remote.run())
             if self._launch is not None:
-                tasks.create_task(self._populate())
-            tasks.create_task(self._measure())
+                self._begin(self._populate())
+            self._begin(self._governor.watch())
             tasks.create_task(self._until_stopped(Watchdog(self._fleet).run()))
             self._settled = self._launch is None
             await self._stopping.wait()
 
     async def _populate(self) -> None:
         """One after another, so that memory can be judged between; the first serves while the next starts."""
-        assert self._tasks is not None
         async with self._fleet.changing:
-            while self._may_grow() and self._launch is not None:
-                instance = self._fleet.add(self._launch, self._tasks)
-                if await instance.outcome() is State.FAILED and self._is_the_end(instance):
-                    self._give_up(instance)
+            if self._settings.instances is None:
+                await self._governor.climb()
+            else:
+                await self._start(self._settings.instances)
         if not self._stopping.is_set():
             self._settle()
 
-    def _may_grow(self) -> bool:
-        return not self._stopping.is_set() and self._growth.another(self._fleet.staying)
+    async def _start(self, wanted: int) -> None:
+        """So many as the user said, whatever they cost."""
+        assert self._tasks is not None
+        while len(self._fleet.staying) < wanted and self._launch is not None and not self._stopping.is_set():
+            instance = self._fleet.add(self._launch, self._tasks)
+            if await instance.outcome() is State.FAILED:
+                self._bemoan(instance)
 
-    async def _measure(self) -> None:
-        """Keep the readings fresh, one after another: each takes the kernel a walk through an engine's page tables."""
-        while not self._stopping.is_set():
-            for instance in self._fleet.instances:
-                await instance.measure()
-            try:
-                async with asyncio.timeout(MEASURE_EVERY):
-                    await self._stopping.wait()
-            except TimeoutError:
-                pass
+    def _bemoan(self, instance: Instance) -> None:
+        if self._is_the_end(instance):
+            self._give_up(instance)
 
     def _end(self) -> None:
         self._stopping.set()
@@ -316,7 +316,7 @@ class Supervisor:
         self._judge()
         instances = self._fleet.instances
         ready = sum(instance.standing.state is State.READY for instance in instances)
-        used = size(self._growth.used(self._fleet.instances))
+        used = size(self._governor.gauge.used)
         logger.info("%d of %d instances ready; %s of memory in use", ready, len(instances), used)
 
     def _is_the_end(self, instance: Instance) -> bool:
@@ -374,10 +374,9 @@ class Supervisor:
         return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
-        growth = self._growth
         text = "model %s, engine %s, %d tokens of context for each instance"
         logger.info(text, plan.name, plan.profile.name, plan.ctx)
-        logger.info("memory limit %s of %s (%s)", size(growth.limit), size(growth.total.size), growth.total.source)
+        self._governor.introduce()
         for sentence in launch.cautions(
             plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size
         ):

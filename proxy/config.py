@@ -16,14 +16,16 @@ from platformdirs import user_state_path
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.routing import POLICIES
-from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
+from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.proxy.options import option, table
 from slotproxy.proxy.values import (
+    FLAG,
     INSTANCES,
     KEY,
     MEMORY_LIMIT,
     ORIGIN,
     PATH,
+    SHARE,
     SIZE,
     TEXT,
     TIME,
@@ -81,6 +83,25 @@ class Settings:
             MEMORY_LIMIT, "Memory all engines together may use: a percentage of the machine's, or a size.", plan=True
         ),
     ] = EIGHTY_PERCENT
+    memory_metric: Annotated[
+        str,
+        option(
+            choice(METRICS),
+            "What that limit is about: resident memory, wired memory (macOS) or memory of NVIDIA GPUs; auto goes by "
+            "what the engine uses.",
+        ),
+    ] = "auto"
+    min_gain: Annotated[
+        float,
+        option(
+            SHARE,
+            "By how much one more instance must raise the tokens per second of all of them for auto to keep it; 0%: "
+            "memory alone decides.",
+        ),
+    ] = 0.05
+    recalibrate: Annotated[
+        bool, option(FLAG, "Let auto measure anew instead of starting as many as it found right before.")
+    ] = False
     upstream: Annotated[
         tuple[UpstreamSpec, ...],
         option(
@@ -200,6 +221,9 @@ class Settings:
             max_instances=self.max_instances,
             ctx_size=self.ctx_size,
             memory_limit=self.memory_limit,
+            memory_metric=self.memory_metric,
+            min_gain=self.min_gain,
+            recalibrate=self.recalibrate,
             upstreams=self.upstream,
             state_dir=self.state_dir,
             drain_timeout=self.drain_timeout,

@@ -4,7 +4,6 @@ Counters and histograms are touched once per request, when it is over. Gauges ar
 when somebody scrapes, so that they cost nothing in between.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from time import monotonic
@@ -221,8 +220,8 @@ def _decisions(snapshot: Snapshot) -> Metric:
     family = CounterMetricFamily(
         "slotproxy_scale_decisions", "Decisions about the number of instances.", labels=["decision", "reason"]
     )
-    for (start, reason), count in Counter((made.start, made.reason) for made in snapshot.decisions).items():
-        family.add_metric(["add" if start else "stop", reason], count)
+    for labels, count in snapshot.decision_counts.items():
+        family.add_metric(labels, count)
     return family
 
 
@@ -233,12 +232,19 @@ def _memory(snapshot: Snapshot) -> Iterator[Metric]:
     for member in snapshot.members:
         reading = member.memory
         if reading is not None:
-            for kind, value in (("rss", reading.rss), ("pss", reading.pss), ("uss", reading.private)):
+            kinds = [("rss", reading.rss), ("pss", reading.pss), ("uss", reading.private)]
+            kinds += [(kind, value) for kind in ("footprint", "vram") if (value := getattr(reading, kind))]
+            for kind, value in kinds:
                 per_instance.add_metric([member.id, kind], value)
     yield per_instance
     used, limit = snapshot.memory_used, snapshot.memory_limit
     yield GaugeMetricFamily("slotproxy_memory_used_bytes", "Memory of all instances, the governed metric.", used)
     yield GaugeMetricFamily("slotproxy_memory_limit_bytes", "What --memory-limit allows.", limit)
+    yield GaugeMetricFamily(
+        "slotproxy_memory_pressure",
+        "Share of the last ten seconds in which some task waited for memory.",
+        snapshot.memory_pressure,
+    )
     yield GaugeMetricFamily("slotproxy_memory_headroom_bytes", "Limit less used.", max(0, limit - used))
 
 

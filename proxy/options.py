@@ -33,6 +33,8 @@ class Option:
         return tuple(map(self._read, tokens)) if self.many else self._read(tokens[-1])
 
     def _read(self, token: Token) -> Any:
+        if self.kind.flag and token.implicit_value is True:  # on the command line, where nothing follows it
+            return True
         if not token.value.strip() and not self.tail:
             raise ConfigurationError(f"{token.keyword} is empty: give it a value, or leave it out")
         try:
@@ -55,7 +57,7 @@ def option(kind: Kind, text: str, **more: Any) -> Parameter:
         metavar=found.metavar or kind.metavar,
         show=not found.tail,
         show_default=found.default,
-        n_tokens=1,
+        n_tokens=0 if kind.flag else 1,
         allow_repeating=True,  # the last one counts, so that a script's option can be overridden after it
         negative=(),
         accepts_keys=False,
@@ -77,7 +79,7 @@ def table(settings: type) -> str:
     """The options of a settings class as a Markdown table."""
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for name, found, value in options(settings):
-        written = "-- ENGINE_ARGS..." if found.tail else f"--{name} {found.metavar or found.kind.metavar}"
+        written = "-- ENGINE_ARGS..." if found.tail else f"--{name} {found.metavar or found.kind.metavar}".rstrip()
         default = found.unset or f"`{found.default(value)}`"
         repeatable = " Repeatable." if found.many and not found.tail else ""
         rows.append(

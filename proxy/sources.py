@@ -115,6 +115,8 @@ def _texts(value: Any, option: Option, where: str) -> list[str]:
     """A TOML value as it would be written on the command line."""
     values = value if isinstance(value, list) and option.many else [value]
     for each in values:
+        if option.kind.flag and isinstance(each, bool):
+            continue
         if isinstance(each, bool) or not isinstance(each, str | int | float):
             several = ", or a list of these" if option.many else ""
             raise ConfigurationError(f"{where} must be a string or a number{several}")

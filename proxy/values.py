@@ -22,6 +22,7 @@ _BYTES = {"": 1, "b": 1} | {
 }
 _APIS = tuple(api.value for api in Api)
 _OF_AN_UPSTREAM = {"slots": "K", "key-env": "VAR", "overflow": "true", "model": "NAME", "api": "|".join(_APIS)}
+_FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 _URL_WANTED = "must begin with a URL such as http://127.0.0.1:8081"
 _QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([a-z]*)", re.ASCII)
 
@@ -33,6 +34,7 @@ class Kind:
     metavar: str
     read: Callable[[str], Any]
     show: Callable[[Any], str] = str
+    flag: bool = False  # written without a value
 
 
 def choice(words: Iterable[str]) -> Kind:
@@ -97,6 +99,20 @@ def read_memory_limit(text: str) -> MemoryLimit:
     if not 0 < percent <= 100:
         raise ValueError("must be more than 0% and at most 100%, or a size such as 24GiB")
     return MemoryLimit(percent=percent)
+
+
+def read_share(text: str) -> float:
+    """Of one: `5%` is 0.05."""
+    match = _QUANTITY.fullmatch(text.removesuffix("%"))
+    if match is None or match[2] or (not text.endswith("%") and float(match[1])) or float(match[1]) > 100:
+        raise ValueError("must be a percentage from 0% to 100%, such as 5%")
+    return float(match[1]) / 100
+
+
+def read_flag(text: str) -> bool:
+    if text.lower() not in _FLAGS:
+        raise ValueError("must be true or false")
+    return _FLAGS[text.lower()]
 
 
 def read_instances(text: str) -> int | None:
@@ -199,6 +215,8 @@ TIME = duration(zero=False)
 TIME_OR_ZERO = duration(zero=True)
 SIZE = Kind(metavar="SIZE", read=read_size, show=_show_size)
 MEMORY_LIMIT = Kind(metavar="PERCENT|SIZE", read=read_memory_limit, show=_show_memory_limit)
+SHARE = Kind(metavar="PERCENT", read=read_share, show=lambda share: f"{share * 100:g}%")
+FLAG = Kind(metavar="", read=read_flag, show=lambda given: "on" if given else "off", flag=True)
 INSTANCES = Kind(metavar="auto|N", read=read_instances)
 UPSTREAM = Kind(
     metavar="URL" + "".join(f"[,{name}={metavar}]" for name, metavar in _OF_AN_UPSTREAM.items()), read=read_upstream

@@ -20,6 +20,7 @@ from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch, program
 from slotproxy.instances.leases import Lease
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.memory import read_tree
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
@@ -101,8 +102,8 @@ async def test_an_abandoned_request_without_a_stream_frees_its_slot_soon(world: 
 
 async def test_weights_are_shared_between_instances(world: World, engine: Instance, demo_model: Path) -> None:
     second = await world.started(embedded(demo_model))
-    await engine.measure()
-    await second.measure()
+    await engine.measure(read_tree)
+    await second.measure(read_tree)
     assert engine.memory is not None
     assert second.memory is not None
     for reading in (engine.memory, second.memory):

@@ -49,8 +49,8 @@ async def test_while_it_runs_it_has_its_own_lock_directory_and_record_and_afterw
         await engine.wait_until_ready(probe)
         await engine.warm_up(probe)
         assert (engine.n_ctx, engine.models[0]["id"]) == (4096, "ds4")
-        assert engine.at_warm_up is not None
-        assert engine.at_warm_up.pss > 0
+        assert engine.memory is not None
+        assert engine.memory.pss > 0
         assert not is_free(tmp_path / "0" / "engine.lock")
         record = json.loads((tmp_path / "0" / "instance.json").read_text())
         assert (record["pid"], record["port"]) == (engine.process.pid, engine.upstream.port)

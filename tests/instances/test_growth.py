@@ -1,65 +1,194 @@
-import os
+"""Growth on simulated machines: the numbers come from what others measured, the chosen number is what is asserted."""
+
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from slotproxy.instances import memory
+from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.growth import Growth
-from slotproxy.instances.lifecycle import State
-from slotproxy.instances.memory import Reading, Total
-from slotproxy.instances.settings import MemoryLimit, SupplySettings
+from slotproxy.instances.planner import Move
+from slotproxy.instances.settings import SupplySettings
+from tests.instances.simulator import GB, GIB, Simulated
 
 MIB = 1 << 20
+WIRED_OF_FILE = (145 - 3.3) / 153  # wired by one engine at work, for each byte of the model: 145 GB with one of 153 GB
 
 
-@pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of 1000 MiB and 8 cores."""
-    monkeypatch.setattr(memory, "effective_total", lambda: Total(size=1000 * MIB, source="physical memory"))
-    monkeypatch.setattr(memory, "available", lambda: 1000 * MIB)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-
-
-def growing(**changes: Any) -> Growth:
+def growth(**changes: Any) -> Growth:
     return Growth(SupplySettings(model=Path("m"), state_dir=Path("s"), **changes))
 
 
-def running(*, pss: int, private: int, state: State = State.READY) -> Any:
-    """As much of an instance as is looked at here."""
-    reading = Reading(rss=0, pss=pss * MIB, private=private * MIB, shared=0)
-    return SimpleNamespace(memory=reading, at_warm_up=reading, standing=SimpleNamespace(state=state))
+def m3_ultra(file_gb: float, **changes: Any) -> Simulated:
+    """256 GB: every engine at work wires most of the model file for itself, 3.3 GB are wired without any."""
+    return Simulated(total=256 * GIB, base=3.3 * GB, each=file_gb * GB * WIRED_OF_FILE, **changes)
 
 
-def test_an_explicit_number_is_started_whatever_it_costs() -> None:
-    plan = growing(instances=2)
-    assert plan.another([])
-    assert plan.another([running(pss=2000, private=2000)])
-    assert not plan.another([running(pss=1, private=1)] * 2)
-    assert plan.decisions == []
+async def test_m3_ultra_runs_two_of_the_81_gb_quant() -> None:
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4)
+    assert await machine.settle(growth()) == (2, "memory")
+    assert machine.starts == 2, "a third was never started"
 
 
-def test_the_first_is_always_started_and_the_next_while_they_are_predicted_to_fit() -> None:
-    plan = growing(memory_limit=MemoryLimit(percent=50))
-    one = running(pss=200, private=150)
-    assert plan.another([])
-    assert plan.another([one])
-    assert plan.another([one, one]) is False
-    assert [(decision.start, decision.reason) for decision in plan.decisions] == [(True, "fits"), (False, "memory")]
+async def test_m3_ultra_runs_two_of_the_81_gb_quant_whatever_limit_it_is_given() -> None:
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4, percent=100)
+    assert await machine.settle(growth()) == (2, "pressure")
+    blind = m3_ultra(80.8, rates=(33, 49.5, 5), starves_at=4, percent=100)
+    assert await blind.settle(growth()) == (2, "no-gain")
 
 
-def test_the_dearest_so_far_is_what_one_more_is_expected_to_cost() -> None:
-    assert not growing().another([running(pss=300, private=10), running(pss=300, private=250)])
+async def test_m3_ultra_runs_one_of_the_153_gb_quant() -> None:
+    machine = m3_ultra(153, rates=(20,), starves_at=2)
+    assert await machine.settle(growth()) == (1, "memory")
+    assert machine.starts == 1
 
 
-def test_no_more_are_started_after_one_that_did_not_come_up() -> None:
-    plan = growing()
-    assert not plan.another([running(pss=1, private=1, state=State.FAILED)])
-    assert plan.decisions == []
+async def test_the_limit_of_the_contract_leaves_a_third_out_and_says_the_numbers() -> None:
+    machine = Simulated(total=256 * GIB, base=28.3 * GIB, each=81.2 * GIB, rates=(33, 49.5))
+    plan = growth()
+    assert await machine.settle(plan) == (2, "memory")
+    expected = "2 instances: a third would need 81.2 GiB, 14.1 GiB are left under the 204.8 GiB limit"
+    assert plan.decisions[-1].sentence == expected
 
 
-def test_auto_ends_at_the_most_that_is_allowed() -> None:
-    plan = growing(max_instances=2)
-    assert not plan.another([running(pss=1, private=1)] * 2)
-    assert plan.decisions[0].reason == "max-instances"
+def mac_mini(**changes: Any) -> Simulated:
+    """32 GB, a model of 19 GB whose KV cache takes 1.3 GB a time; macOS and other programs have 4 GB."""
+    rates = (36.1, 43.3, 44.5, 43.7)
+    return Simulated(total=32 * GB, once=19 * GB, each=1.3 * GB, others=4 * GB, rates=rates, **changes)
+
+
+async def test_mac_mini_stops_where_the_gain_ends() -> None:
+    assert await mac_mini().settle(growth()) == (2, "no-gain")
+
+
+async def test_mac_mini_reaches_its_peak_of_three_when_every_gain_counts() -> None:
+    assert await mac_mini().settle(growth(min_gain=0.01)) == (3, "no-gain")
+
+
+async def test_mac_mini_never_loads_ten() -> None:
+    machine = mac_mini()
+    found, reason = await machine.settle(growth(min_gain=0.0, max_instances=10))
+    assert (found, reason) == (4, "memory")
+    assert machine.most_used + machine.others <= machine.total
+
+
+async def test_a_laptop_keeps_a_tenth_for_its_other_programs() -> None:
+    rates = (9, 16, 21, 25)
+    laptop = Simulated(total=16 * GIB, once=4.9 * GIB, each=0.8 * GIB, others=7 * GIB, rates=rates)
+    plan = growth()
+    assert await laptop.settle(plan) == (3, "memory")
+    assert "are left to them" in plan.decisions[-1].sentence
+
+
+async def test_a_container_of_4_gib_is_what_counts_on_a_host_of_256() -> None:
+    container = Simulated(total=4 * GIB, once=2 * GIB, each=0.35 * GIB, rates=(30, 55, 80, 100))
+    assert await container.settle(growth()) == (3, "memory")
+
+
+async def test_an_engine_out_of_memory_settles_and_is_not_tried_again() -> None:
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), starves_at=3)
+    plan = growth()
+    assert await machine.settle(plan) == (2, "engine-oom")
+    assert plan.decisions[-1].sentence.startswith("2 instances: a third did not start (Insufficient Memory")
+    machine.queued = 5
+    assert await machine.live(plan, 1000) == []
+    assert machine.starts == 3
+
+
+async def test_a_first_instance_that_passes_the_limit_is_kept_and_said_once() -> None:
+    machine = Simulated(total=10 * GIB, each=9 * GIB, rates=(1,))
+    plan = growth()
+    assert await machine.settle(plan) == (1, "memory")
+    assert [decision.move for decision in plan.decisions] == [Move.STOP]
+    assert "1 instance at work uses 9.0 GiB, more than the 8.0 GiB limit" in plan.decisions[0].sentence
+
+
+async def test_what_an_earlier_start_found_right_is_started_without_proof() -> None:
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 1, 1), measurable=False)
+    known = Calibration(
+        instances=2, reason="no-gain", sentence="x", metric="resident", cost=GIB, used=2 * GIB, limit=80 * GIB, at=0.0
+    )
+    plan = growth()
+    assert await machine.settle(plan, known) == (2, "no-gain")
+    assert plan.proved
+    machine.queued = 5
+    assert await machine.live(plan, 1000) == [], "more of them gained nothing"
+
+
+async def test_what_an_earlier_start_found_right_is_less_when_memory_is() -> None:
+    machine = Simulated(total=100 * GIB, each=10 * GIB, others=70 * GIB, rates=(1, 2))
+    known = Calibration(
+        instances=4, reason="memory", sentence="x", metric="resident", cost=10 * GIB, used=0, limit=0, at=0.0
+    )
+    assert await machine.settle(growth(), known) == (2, "memory")
+
+
+async def test_where_clients_leave_no_time_to_compare_memory_decides_and_the_proof_follows() -> None:
+    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), measurable=False)
+    plan = growth()
+    assert await machine.settle(plan) == (4, "memory")
+    machine.measurable = True
+    for expected in (3, 2, 2):
+        await plan.prove(machine)
+        assert machine.running == expected
+    assert plan.proved
+
+
+async def test_other_programs_that_grow_make_instances_leave_and_their_end_lets_them_back() -> None:
+    machine = Simulated(total=16 * GIB, once=4 * GIB, each=GIB, rates=(10, 20, 30, 40))
+    plan = growth(max_instances=4)
+    assert await machine.settle(plan) == (4, "max-instances")
+    machine.others = 7.5 * GIB
+    made = await machine.live(plan, 30)
+    assert made[0][0] <= 5
+    assert {decision.move for _, decision in made} == {Move.REMOVE}
+    assert machine.running == 2, "of 16 GiB others have 7.5, the model 4, two instances 2: 10 % are free again"
+    machine.others, machine.queued = 0, 3
+    made = await machine.live(plan, 60, start=1000)
+    assert [decision.move for _, decision in made] == [Move.ADD, Move.ADD]
+    assert machine.running == 4
+    assert plan.proved, "what was measured before need not be measured again"
+
+
+async def test_without_a_queue_nobody_comes_back() -> None:
+    machine = Simulated(total=16 * GIB, each=GIB, rates=(10, 20), running=1)
+    assert await machine.live(growth(), 100) == []
+
+
+async def test_work_in_flight_is_ended_only_past_the_hard_watermark() -> None:
+    machine = Simulated(total=16 * GIB, each=2 * GIB, rates=(1, 2, 3), running=3, busy=3, others=8.8 * GIB)
+    plan = growth()
+    await machine.live(plan, 10)
+    assert machine.removed_hard == [False]
+    machine.others = 11.5 * GIB
+    await machine.live(plan, 3, start=100)
+    assert machine.removed_hard == [False, True]
+
+
+@given(
+    total=st.floats(1, 300),
+    once=st.floats(0, 100),
+    each=st.floats(0.01, 50),
+    others=st.floats(0, 100),
+    most=st.integers(1, 12),
+)
+async def test_no_more_than_one_instance_ever_passes_the_limit(
+    total: float, once: float, each: float, others: float, most: int
+) -> None:
+    machine = Simulated(total=total * GIB, once=once * GIB, each=each * GIB, others=others * GIB)
+    found, _ = await machine.settle(growth(min_gain=0.0, max_instances=most))
+    assert 1 <= found <= most
+    if machine.starts > 1:
+        assert machine.most_used <= machine.limit + MIB
+        assert machine.most_used + machine.others <= machine.total + MIB
+
+
+@given(total=st.floats(1, 300), more=st.floats(0, 300), once=st.floats(0, 100), each=st.floats(0.01, 50))
+async def test_more_memory_never_runs_fewer(total: float, more: float, once: float, each: float) -> None:
+    def machine(size: float) -> Simulated:
+        return Simulated(total=size * GIB, once=once * GIB, each=each * GIB)
+
+    small, _ = await machine(total).settle(growth(min_gain=0.0))
+    large, _ = await machine(total + more).settle(growth(min_gain=0.0))
+    assert large >= small

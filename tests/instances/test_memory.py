@@ -8,13 +8,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 
 from slotproxy.instances import memory, ports
-from slotproxy.instances.memory import Mapping, Reading, Total, read_tree
+from slotproxy.instances.memory import read_tree
+from slotproxy.instances.readings import Mapping, Reading
 
 MIB = 1 << 20
 WEIGHTS = 32 * MIB
@@ -197,85 +196,3 @@ def engine(model: Path) -> subprocess.Popen[bytes]:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.05)
-
-
-# What the machine has
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Machine":
-    """1000 bytes of memory, 700 of them available, no cgroups."""
-    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000, available=700))
-    return Machine(tmp_path)
-
-
-class Machine:
-    """/proc and /sys/fs/cgroup."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def belongs_to(self, line: str) -> None:
-        folder = self.root / "proc" / "self"
-        folder.mkdir(parents=True)
-        (folder / "cgroup").write_text(f"3:cpu,cpuacct:/elsewhere\n{line}\n")
-
-    def cgroup(self, path: str, **files: object) -> None:
-        folder = self.root / "cgroup" / path
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name.replace("memory_", "memory.", 1)).write_text(f"{content}\n")
-
-
-def test_without_cgroups_the_machine_is_what_there_is(machine: Machine) -> None:
-    assert memory.effective_total() == Total(size=1000, source="physical memory")
-    assert memory.available() == 700
-
-
-def test_the_tightest_of_a_cgroup_and_its_parents_counts(machine: Machine) -> None:
-    machine.belongs_to("0::/user/me")
-    machine.cgroup("user/me", memory_max=600, memory_current=100)
-    machine.cgroup("user", memory_max=500, memory_current=450, memory_stat="anon 300\ninactive_file 150\nfile 9")
-    machine.cgroup("", memory_max="max")
-    assert memory.effective_total() == Total(size=500, source="cgroup limit")
-    assert memory.available() == 200, "what is used without the cache that can be given back"
-
-
-def test_a_cgroup_limit_above_physical_memory_changes_nothing(machine: Machine) -> None:
-    machine.belongs_to("0::/")
-    machine.cgroup("", memory_max=2000, memory_current=10)
-    assert memory.effective_total() == Total(size=1000, source="physical memory")
-    assert memory.available() == 700
-
-
-def test_a_cgroup_over_its_limit_has_nothing_left(machine: Machine) -> None:
-    machine.belongs_to("0::/")
-    machine.cgroup("", memory_max=500, memory_current=600)
-    assert memory.available() == 0
-
-
-def test_the_older_kind_of_cgroup_counts_too(machine: Machine) -> None:
-    machine.belongs_to("4:memory:/docker/abc")
-    machine.cgroup(
-        "memory/docker/abc",
-        memory_limit_in_bytes=400,
-        memory_usage_in_bytes=300,
-        memory_stat="inactive_file 1\ntotal_inactive_file 50",
-    )
-    machine.cgroup("memory", memory_limit_in_bytes=9223372036854771712, memory_usage_in_bytes=300)
-    assert memory.effective_total() == Total(size=400, source="cgroup limit")
-    assert memory.available() == 150
-
-
-def test_in_a_container_the_limit_stands_at_the_root_it_sees(machine: Machine) -> None:
-    machine.belongs_to("4:memory:/docker/abc")  # as the host names it; the container sees only its own part of the tree
-    machine.cgroup("memory", memory_limit_in_bytes=400, memory_usage_in_bytes=0)
-    assert memory.effective_total().size == 400
-
-
-def test_a_cgroup_outside_the_namespace_ends_at_the_root_it_sees(machine: Machine) -> None:
-    machine.belongs_to("0::/../../other")
-    machine.cgroup("", memory_max=300, memory_current=0)
-    assert memory.effective_total().size == 300

@@ -9,9 +9,9 @@ import pytest
 from slotproxy.instances import memory, model, outlook, profiles
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
-from slotproxy.instances.memory import Total
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.outlook import Outlook
+from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 
 GIB = 1 << 30

@@ -1,10 +1,22 @@
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.planner import admit, ordinal, size
+from slotproxy.instances.planner import (
+    Move,
+    admit,
+    at_full_context,
+    enough,
+    ordinal,
+    over,
+    proved,
+    size,
+    starved,
+    strained,
+)
 
 MIB, GIB = 1 << 20, 1 << 30
 amounts = st.integers(min_value=0, max_value=100 * GIB)
@@ -97,8 +109,15 @@ def test_the_first_is_always_admitted() -> None:
     assert (decision.start, decision.reason) == (True, "first")
 
 
-def refused(**changes: int) -> tuple[str, str]:
-    numbers = {"running": 2, "max_instances": 8, "used": 0, "next_cost": 0, "limit": 0, "available": 0} | changes
+def refused(**changes: Any) -> tuple[str, str]:
+    numbers: dict[str, Any] = {
+        "running": 2,
+        "max_instances": 8,
+        "used": 0,
+        "next_cost": 0,
+        "limit": 0,
+        "available": 0,
+    } | changes
     decision = admit(**numbers)
     assert not decision.start
     return decision.reason, decision.sentence
@@ -130,10 +149,21 @@ def test_memory_that_other_programs_hold_is_told_apart_from_the_limit() -> None:
     )
 
 
+def test_what_is_left_to_other_programs_is_not_taken() -> None:
+    reason, sentence = refused(running=1, next_cost=GIB, limit=9 * GIB, available=2 * GIB, reserve=3 * GIB // 2)
+    assert reason == "memory"
+    assert sentence.endswith("(other programs hold the rest), of which 1.5 GiB are left to them")
+
+
+def test_a_wired_limit_is_called_so_and_its_remedy_named() -> None:
+    _, sentence = refused(next_cost=GIB, limit=GIB // 4, kind="wired ", remedy="sysctl iogpu.wired_limit_mb=...")
+    assert sentence.endswith("under the 256.0 MiB wired limit; sysctl iogpu.wired_limit_mb=...")
+
+
 def test_the_most_that_is_allowed_is_a_reason_of_its_own() -> None:
     reason, sentence = refused(running=8, limit=GIB, available=GIB)
     assert reason == "max-instances"
-    assert sentence == "8 instances: that is the most that --max-instances allows"
+    assert sentence == "8 instances: that is the most that is allowed"
 
 
 def test_what_fits_exactly_is_admitted() -> None:
@@ -169,3 +199,63 @@ def test_ordinals_read_as_english(number: int, text: str) -> None:
 )
 def test_sizes_have_the_unit_that_fits(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_who_is_over_the_limit_at_work_goes_unless_it_is_the_only_one() -> None:
+    assert over(running=2, used=GIB, limit=GIB) is None
+    several, only = over(running=2, used=GIB + 1, limit=GIB), over(running=1, used=2 * GIB, limit=GIB)
+    assert several is not None
+    assert only is not None
+    assert (several.move, only.move) == (Move.REMOVE, Move.STOP)
+    assert only.sentence == "1 instance at work uses 2.0 GiB, more than the 1.0 GiB limit; the only one is kept"
+
+
+def test_a_machine_that_stalls_loses_the_newest_but_not_the_only_one() -> None:
+    assert strained(running=3, strain="it stalls").move is Move.REMOVE
+    assert strained(running=1, strain="it stalls").move is Move.STOP
+
+
+def test_an_engine_without_memory_is_quoted() -> None:
+    decision = starved(running=3, sentence="out of memory: Metal")
+    assert decision.sentence == "2 instances: a third did not start (out of memory: Metal); it is not tried again"
+    assert (decision.move, decision.reason) == (Move.REMOVE, "engine-oom")
+
+
+@pytest.mark.parametrize(
+    ("gains", "settled"),
+    [
+        ([], False),
+        ([1.9], False),
+        ([1.9, 1.8], True),
+        ([0.9, 0.95], True),
+        ([1.06, 1.07], False),
+        ([1.2, 0.9], False),
+        ([1.06, 1.04, 1.05], False),
+        ([1.06, 1.04, 1.05, 1.02], True),
+    ],
+)
+def test_a_clear_gain_needs_few_comparisons_and_a_close_one_more(gains: list[float], settled: bool) -> None:
+    assert enough(gains, 0.05) is settled
+
+
+def test_the_median_of_the_gains_decides() -> None:
+    kept = proved(running=2, rates=[(10, 15), (5, 7.4), (10, 2)], min_gain=0.05)
+    assert (kept.move, kept.reason) == (Move.KEEP, "gain")
+    assert kept.sentence == "2 instances make 7.4 tokens/s together, 1 made 10.0: 48 % more"
+    dropped = proved(running=3, rates=[(20, 20.5)], min_gain=0.05)
+    assert (dropped.move, dropped.reason) == (Move.REMOVE, "no-gain")
+    assert dropped.sentence.endswith("2 made 20.0: 2 % more, --min-gain is 5 %: taking the newest out")
+
+
+def test_what_grows_with_the_context_is_expected_to_go_on_growing() -> None:
+    assert at_full_context([(100, 1000), (200, 1100), (300, 1200)], 1000) == 1900
+
+
+def test_what_does_not_grow_with_the_context_stays_what_it_is() -> None:
+    assert at_full_context([(100, 1000), (200, 1004), (300, 1008)], 4096) == 1008
+    assert at_full_context([(100, 1000)], 4096) == 1000
+
+
+@given(st.lists(st.tuples(st.integers(1, 4096), amounts), min_size=1, max_size=5), st.integers(1, 1 << 17))
+def test_a_full_context_holds_at_least_what_was_seen(points: list[tuple[int, int]], ctx: int) -> None:
+    assert at_full_context(sorted(points), ctx) >= max(held for _, held in points)

@@ -62,6 +62,9 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "max-instances": ("4", 4),
     "ctx-size": ("4096", 4096),
     "memory-limit": ("24GiB", MemoryLimit(size=24 << 30)),
+    "memory-metric": ("resident", "resident"),
+    "min-gain": ("10%", 0.1),
+    "recalibrate": ("yes", True),
     "upstream": ("http://h:1,slots=2", (UpstreamSpec(url="http://h:1", slots=2),)),
     "host": ("::1", "::1"),
     "port": ("0", 0),
@@ -91,10 +94,20 @@ def test_every_option_means_the_same_from_each_source(name: str, file: Path) -> 
     text, value = EXAMPLES[name]
     file.write_text(f'{name} = "{text}"\n')
     field = name.replace("-", "_")
-    by_line = load(["--", text] if name == "engine-args" else [f"--{name}", text], {})
+    lines = {"engine-args": ["--", text], "recalibrate": ["--recalibrate"]}
+    by_line = load(lines.get(name, [f"--{name}", text]), {})
     by_environment = load([], {f"SLOTPROXY_{field.upper()}": text})
     by_file = load(["--config", str(file)], {})
     assert [getattr(settings, field) for settings in (by_line, by_environment, by_file)] == [value] * 3
+
+
+def test_a_flag_is_given_by_its_name_alone_and_may_be_taken_back(file: Path) -> None:
+    file.write_text("recalibrate = true\n")
+    assert load(["--recalibrate", "--port", "9"], {}) == Settings(recalibrate=True, port=9)
+    assert load(["--config", str(file)], {}).recalibrate
+    assert not load(["--config", str(file)], {"SLOTPROXY_RECALIBRATE": "false"}).recalibrate
+    with pytest.raises(ConfigurationError, match="SLOTPROXY_RECALIBRATE is 'x', but must be true or false"):
+        load([], {"SLOTPROXY_RECALIBRATE": "x"})
 
 
 def test_paths_of_tls_and_keys_are_read(tmp_path: Path) -> None:

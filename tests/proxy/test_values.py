@@ -167,6 +167,18 @@ def test_a_key_can_stand_in_a_header() -> None:
             values.KEY.read(text)
 
 
+@pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0", 0.0), ("0%", 0.0), ("12.5%", 0.125), ("100%", 1.0)])
+def test_a_share_is_written_in_percent(text: str, share: float) -> None:
+    assert values.SHARE.read(text) == share
+    assert values.SHARE.read(values.SHARE.show(share)) == share
+
+
+@pytest.mark.parametrize("text", ["", "5", "-1%", "101%", "5%%", "x%", "5 MiB"])
+def test_what_is_no_share_says_what_one_is(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a percentage from 0% to 100%, such as 5%"):
+        values.SHARE.read(text)
+
+
 KINDS = (values.TIME, values.SIZE, values.MEMORY_LIMIT, values.INSTANCES, values.UPSTREAM, values.ORIGIN, values.KEY)
 
 

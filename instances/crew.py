@@ -1,0 +1,246 @@
+"""The fleet as growth sees it: instances that are added, put to work, compared and taken out, and what they cost."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from slotproxy.instances import memory, model, planner, sharing, workload
+from slotproxy.instances.calibration import NOWHERE
+from slotproxy.instances.errors import ModelError
+from slotproxy.instances.failures import Cause
+from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.gauge import Gauge
+from slotproxy.instances.growth import Arrival
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.launch import Launch
+from slotproxy.instances.leases import Leases
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.trial import Run, Trial, TrialFailed
+from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.watermarks import Level
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 3.0  # seconds a generation of our own waits for clients to leave the engines alone
+SAMPLE_EVERY = 0.2  # seconds between readings while engines work for us
+PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
+ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
+STEPS = 3  # prompts of equal length, one after another
+SHORTEST, LONGEST = 32, 512  # tokens of such a prompt
+ONLY_ONE, ONE_OF_SEVERAL = 0.4, 1.0  # seconds one of them may take: clients of the only instance have to wait for it
+RATE_TOKENS, MOST_TOKENS = 24, 256  # generated for a comparison
+WINDOW = 0.5  # seconds a comparison's generation takes at least, or it is repeated with more tokens
+ATTEMPTS = 8  # generations in one comparison, the repeated ones included
+GOING = 5.0  # seconds an idle instance takes to go, usually far less
+
+
+class FleetCrew:
+    """The instances of one model. Its tasks belong to the group it is given."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        leases: Leases,
+        probe: Probe,
+        gauge: Gauge,
+        plan: Callable[[], Launch | None],
+        failed: Callable[[Instance], None],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._fleet = fleet
+        self._leases = leases
+        self._trial = Trial(leases, probe)
+        self._gauge = gauge
+        self._plan = plan
+        self._failed = failed
+        self._tasks = tasks
+        self._said = ""
+
+    def level(self) -> Level:
+        fleet, gauge = self._fleet, self._gauge
+        running = len(fleet.staying)
+        return Level(
+            running=running,
+            used=gauge.used,
+            peak=gauge.peak(running),
+            next_cost=gauge.cost(running),
+            limit=gauge.limit,
+            total=gauge.total.size,
+            available=gauge.available,
+            strain=gauge.strain,
+            idle=sum(_idle(instance) for instance in fleet.staying),
+            leaving=len(fleet.instances) - running,
+            starved=self._starved() is not None,
+            queued=self._leases.queued,
+            ceiling=fleet.ceiling,
+            kind=gauge.machine.kind,
+            remedy=gauge.machine.remedy,
+        )
+
+    def why(self) -> str:
+        return self._said
+
+    async def add(self) -> Arrival:
+        plan = self._plan()
+        if plan is None:
+            return Arrival.FAILED
+        if not self._fleet.instances:
+            await self._gauge.read()  # what is used without any: only some metrics start at nothing
+        instance = self._fleet.add(plan, self._tasks)
+        if await instance.outcome() is State.READY:
+            return Arrival.READY
+        failure = instance.standing.failure
+        if failure is not None and failure.cause is Cause.OUT_OF_MEMORY and len(self._fleet.staying) > 1:
+            self._said = failure.sentence
+            return Arrival.STARVED
+        self._failed(instance)
+        return Arrival.FAILED
+
+    async def remove(self, *, hard: bool) -> None:
+        """In the background if it has to wait for a request."""
+        staying = self._fleet.staying
+        if hard:
+            for instance in set(self._fleet.instances) - set(staying):
+                instance.stop()
+        victim = self._starved() or (None if hard else self._fleet.newest_idle()) or (staying[-1] if staying else None)
+        if victim is None or len(staying) < 2:
+            return
+        going = self._tasks.create_task(self._fleet.remove(victim, 0.0 if hard else None))
+        await asyncio.wait({going}, timeout=GOING)
+
+    async def work(self) -> None:
+        staying = self._fleet.staying
+        newest = staying[-1] if staying else None
+        await self._gauge.read()
+        if newest is None or newest.upstream is None:
+            return
+        if len(staying) == 1:
+            await self._gauge.suit()
+        if len(staying) <= 2:
+            await self._fill(newest.upstream, ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL)
+        await self._gauge.read()
+
+    async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
+        upstreams = [upstream for instance in self._fleet.staying if (upstream := instance.upstream) is not None]
+        if len(upstreams) < 2:
+            return None
+        try:
+            return await self._compare(upstreams, min_gain)
+        except TrialFailed as error:
+            logger.info("the instances cannot be compared: %s", error)
+            return []
+
+    async def check_sharing(self) -> bool:
+        """Warn when every instance has a copy of the model's weights. Whether that could be found out."""
+        plan = self._plan()
+        instance = next((one for one in self._fleet.staying if _idle(one)), None)
+        pid = None if instance is None else instance.member().pid
+        if plan is None or instance is None or instance.memory is None or pid is None:
+            return False
+        try:
+            facts = await asyncio.to_thread(model.check, plan.model)
+        except ModelError:  # gone while it runs: the engine has what it needs
+            return True
+        one_file = facts.kind == "gguf"
+        mapping = await asyncio.to_thread(memory.mapped, pid, facts.path) if one_file else None
+        kv = facts.shape.kv_token
+        sentence = sharing.broken(
+            weights=facts.size,
+            kv=None if kv is None else kv * plan.ctx,
+            own=instance.memory.private,
+            mapping=mapping,
+            seen=memory.DIVIDES and one_file,
+        )
+        if sentence is not None:
+            logger.warning("%s", sentence)
+        return True
+
+    def _starved(self) -> Instance | None:
+        """One of several whose engine ended for want of memory."""
+        down = {State.BACKOFF, State.FAILED}
+        for instance in reversed(self._fleet.staying[1:]):
+            failure = instance.standing.failure
+            if instance.standing.state in down and failure is not None and failure.cause is Cause.OUT_OF_MEMORY:
+                self._said = failure.sentence
+                return instance
+        return None
+
+    async def _fill(self, upstream: Upstream, seconds: float) -> None:
+        """Have `upstream` read some of its context, each prompt within about so many `seconds`, and learn from that
+        what it will hold when all of it is filled.
+        """
+        plan = self._plan()
+        if plan is None:
+            return
+        try:
+            run = await self._read(upstream, plan, PACE_TOKENS)
+            if run is None:
+                return
+            most = (plan.ctx * 3 // 4 - PACE_TOKENS) // STEPS
+            step = max(SHORTEST, min(int(PACE_TOKENS / run.seconds * seconds), LONGEST, most))
+            points: list[tuple[int, int]] = []
+            for number in range(1, STEPS + 1):
+                if await self._read(upstream, plan, number * step) is None:
+                    break
+                points.append((number * step, self._gauge.own(upstream)))
+        except TrialFailed as error:
+            logger.info("what instances hold at work cannot be measured: %s", error)
+            return
+        if points:
+            self._gauge.expect(planner.at_full_context(points, plan.ctx))
+
+    async def _read(self, upstream: Upstream, plan: Launch, tokens: int) -> Run | None:
+        return await self._run([upstream], *_request(plan, workload.reading(tokens), ANSWER_TOKENS))
+
+    async def _compare(self, upstreams: Sequence[Upstream], min_gain: float) -> list[tuple[float, float]] | None:
+        plan, pairs, tokens = self._plan(), list[tuple[float, float]](), RATE_TOKENS
+        for attempt in range(ATTEMPTS):
+            if plan is None or planner.enough([after / before for before, after in pairs], min_gain):
+                break
+            sets = [upstreams[:-1], upstreams]
+            runs: dict[int, Run] = {}
+            for some in sets if attempt % 2 else reversed(sets):  # what changes over time hits both alike
+                run = await self._run(some, *_request(plan, workload.STORY, tokens))
+                if run is None:
+                    return None
+                runs[len(some)] = run
+            quickest = min(run.seconds for run in runs.values())
+            if quickest < WINDOW and tokens < MOST_TOKENS:
+                tokens = min(MOST_TOKENS, int(tokens * 2 * WINDOW / quickest) + 1)
+                continue
+            pairs.append((runs[len(upstreams) - 1].rate, runs[len(upstreams)].rate))
+            if self.level().shortage or self.level().strain:
+                return None
+        return pairs
+
+    async def _run(self, upstreams: Sequence[Upstream], path: str, body: Any) -> Run | None:
+        """A trial; memory is read again and again meanwhile."""
+        failed: TrialFailed | None = None
+        run: Run | None = None
+        async with asyncio.TaskGroup() as tasks:
+            sampling = tasks.create_task(self._sample())
+            try:
+                run = await self._trial.run(upstreams, path, body, PATIENCE)
+            except TrialFailed as error:  # it must not meet the group, which would wrap it
+                failed = error
+            finally:
+                sampling.cancel()
+        if failed is not None:
+            raise failed
+        await self._gauge.read()
+        return run
+
+    async def _sample(self) -> None:
+        while True:
+            await self._gauge.read()
+            await asyncio.sleep(SAMPLE_EVERY)
+
+
+def _request(plan: Launch, prompt: str, tokens: int) -> tuple[str, dict[str, Any]]:
+    return workload.request(plan.profile.warm_up.path, plan.warm_up_body(NOWHERE), prompt, tokens)
+
+
+def _idle(instance: Instance) -> bool:
+    return instance.standing.state is State.READY and not instance.member().leased

@@ -1,0 +1,140 @@
+"""Holds the supply to its memory limit: lets it grow, watches it, remembers what it found out."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from slotproxy.instances import calibration
+from slotproxy.instances.calibration import Calibration
+from slotproxy.instances.crew import FleetCrew
+from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.gauge import GLANCE_EVERY, Gauge
+from slotproxy.instances.growth import Growth
+from slotproxy.instances.instance import Instance
+from slotproxy.instances.launch import Launch
+from slotproxy.instances.leases import Leases
+from slotproxy.instances.planner import Decision, Move, size
+from slotproxy.instances.probe import Probe
+from slotproxy.instances.settings import SupplySettings
+
+logger = logging.getLogger(__name__)
+
+
+class Governor:
+    """Of one supervisor."""
+
+    def __init__(self, settings: SupplySettings, fleet: Fleet, leases: Leases, probe: Probe) -> None:
+        self.growth = Growth(settings)
+        self.gauge = Gauge(settings, lambda: fleet.instances)
+        self._settings = settings
+        self._fleet = fleet
+        self._leases = leases
+        self._probe = probe
+        self._plan: Launch | None = None
+        self._crew: FleetCrew | None = None
+        self._settled: Decision | None = None  # why there are no more, once that is known
+        self._warned = False
+        self._sharing_checked = False
+
+    def engage(self, plan: Launch | None, tasks: asyncio.TaskGroup, failed: Callable[[Instance], None]) -> None:
+        """Govern instances started by `plan`, with tasks in `tasks`; `failed` is told of those that did not come up."""
+        self._plan = plan
+        self._crew = FleetCrew(self._fleet, self._leases, self._probe, self.gauge, lambda: self._plan, failed, tasks)
+
+    def reconfigure(self, settings: SupplySettings, plan: Launch | None) -> None:
+        """From now on by these settings, and for instances started by `plan`."""
+        self._settings = settings
+        self._settled = None
+        self._warned = False
+        if plan != self._plan:
+            self._plan = plan
+            self._sharing_checked = False
+            self.gauge.forget()
+        self.growth.reconfigure(settings)
+        self.gauge.reconfigure(settings)
+
+    def introduce(self) -> None:
+        """Say what it governs by."""
+        gauge = self.gauge
+        logger.info("memory limit %s of %s (%s)", size(gauge.limit), size(gauge.total.size), gauge.total.source)
+
+    def room(self) -> Decision:
+        """Whether one more than there are would fit: somebody asked for it."""
+        assert self._crew is not None
+        level = self._crew.level()
+        return self.growth.room(level, level.running + 1)
+
+    async def climb(self) -> None:
+        """As many instances as are right. The caller holds the fleet's `changing`."""
+        assert self._crew is not None
+        key, known = await self._known()
+        self._settled = await self.growth.climb(self._crew, known)
+        if known is None or self._settled is None or known.instances != len(self._fleet.staying):
+            await self._keep(key)
+
+    async def watch(self) -> None:
+        """Read memory and act on it, until cancelled."""
+        read_at = 0.0
+        while True:
+            now = time.monotonic()
+            if now - read_at >= self.gauge.pause:
+                await self.gauge.read()
+                read_at = now
+            else:
+                await self.gauge.glance()
+            if self._crew is not None and self._plan is not None:
+                await self._act(self._crew, now)
+            await asyncio.sleep(GLANCE_EVERY)
+
+    async def _act(self, crew: FleetCrew, now: float) -> None:
+        if not self._sharing_checked:
+            self._sharing_checked = await crew.check_sharing()
+        if self._fleet.changing.locked():
+            return
+        if self._settings.instances is not None:
+            self._warn(crew)
+            return
+        async with self._fleet.changing:
+            decision = await self.growth.watch(crew, now)
+            if decision is None and self._settled is not None and not self.growth.proved and not self._leases.queued:
+                self._settled = await self.growth.prove(crew) or self._settled
+                key, _ = await self._known()
+                await self._keep(key)
+
+    def _warn(self, crew: FleetCrew) -> None:
+        """Once: as many instances as the user asked for use too much."""
+        level = crew.level()
+        if level.shortage and not self._warned:
+            self._warned = True
+            logger.warning("%d instances as asked, but %s", level.running, level.shortage)
+
+    async def _known(self) -> tuple[str, Calibration | None]:
+        """The fingerprint of what runs, and what an earlier start found out about it."""
+        plan, settings, total = self._plan, self._settings, self.gauge.total
+        if plan is None:
+            return "", None
+        key = await asyncio.to_thread(calibration.fingerprint, plan, settings, total)
+        known = None if settings.recalibrate else await asyncio.to_thread(calibration.load, settings.state_dir, key)
+        if known is not None and known.metric == self.gauge.machine.metric:
+            self.gauge.expect(known.cost)
+        return key, known
+
+    async def _keep(self, key: str) -> None:
+        """Remember what was found out, if it was all found out."""
+        settled, gauge, running = self._settled, self.gauge, len(self._fleet.staying)
+        if settled is None or settled.move is Move.ADD or not self.growth.proved or self._fleet.ceiling is not None:
+            return
+        rates = self.growth.rates
+        result = Calibration(
+            instances=running,
+            reason=settled.reason,
+            sentence=settled.sentence,
+            metric=gauge.machine.metric,
+            cost=gauge.cost(running),
+            used=gauge.peak(running),
+            limit=gauge.limit,
+            rates=tuple(rates.get(count, 0.0) for count in range(1, max(rates, default=0) + 1)),
+            at=time.time(),
+        )
+        await asyncio.to_thread(calibration.keep, self._settings.state_dir, key, result)

@@ -1,0 +1,132 @@
+"""When running instances are taken out for want of memory, and when one comes back. Pure: time comes in as a number.
+
+Two watermarks. Over the soft one (the limit, or too little left for other programs, or a machine that stalls) the
+newest idle instance goes; work in flight is finished. Over the hard one (95 % of the total) the newest goes at once.
+One comes back when requests wait, there has been room for it for a while, and more of it than it takes: two marks and a
+pause, or the same instance would come and go. One that had to go soon after it came makes the pause longer.
+"""
+
+from dataclasses import dataclass
+
+from slotproxy.instances.planner import Decision, Move, instances, size
+
+HARD = 0.95  # of the effective total
+RESERVE = 0.10  # of the effective total: left to other programs
+MARGIN = 0.02  # of the effective total: room beyond what one more takes, before it comes back
+REST = 2.0  # seconds after a change until readings show what it did
+STRAIN_REST = 15.0  # the same for stalls, which are averages over 10 s
+PAUSE, LONGEST_PAUSE = 10.0, 640.0  # seconds of room until one comes back, doubling
+RELAPSE = 300.0  # seconds after its return within which an instance that must go was a mistake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """How things stand. Sizes in bytes."""
+
+    running: int  # instances that nobody is taking out
+    used: int  # by all of them, the governed metric
+    peak: int  # the same at their busiest
+    next_cost: int  # what one more is predicted to take
+    limit: int
+    total: int
+    available: int  # of `total`, without swapping
+    strain: str = ""  # how the machine stalls for want of memory; "" if it does not
+    idle: int = 0  # of those running, ready and without a request
+    leaving: int = 0  # on their way out, still using memory
+    starved: bool = False  # the engine of one ended because it found no memory
+    queued: int = 0  # requests that wait
+    ceiling: int | None = None  # as many as an operator left there; None: none did
+    kind: str = ""  # a word before "limit"
+    remedy: str = ""  # what a user could do about the limit
+
+    @property
+    def reserve(self) -> int:
+        """What is left to other programs."""
+        return reserve(self.total, self.limit)
+
+    @property
+    def shortage(self) -> str:
+        """Why there are too many; "" if there are not."""
+        if self.used > self.limit:
+            return f"they use {size(self.used)}, more than the {size(self.limit)} {self.kind}limit"
+        if self.available < self.reserve:
+            return f"{size(self.available)} of {size(self.total)} are available, other programs need more"
+        return ""
+
+    @property
+    def critical(self) -> bool:
+        """Whether so little is left that even work in flight is not waited for."""
+        hard = max(self.limit, int(self.total * HARD))
+        return self.used > hard or self.available < self.reserve / 2
+
+    @property
+    def roomy(self) -> bool:
+        """Whether one more would leave more than enough."""
+        margin = self.total * MARGIN
+        under = self.used + self.next_cost + margin <= self.limit
+        return not self.strain and under and self.available - self.next_cost >= self.reserve + margin
+
+
+def reserve(total: int, limit: int) -> int:
+    """Bytes left to other programs: less where the user's limit leaves less."""
+    return int(min(total * RESERVE, max(0, total - limit) / 2))
+
+
+class Watermarks:
+    """Remembers since when there is room, and what came of the last changes."""
+
+    def __init__(self) -> None:
+        self._pause = PAUSE
+        self._roomy_since: float | None = None
+        self._changed = -LONGEST_PAUSE
+        self._strained = -LONGEST_PAUSE
+        self._added: float | None = None  # and not judged since
+        self._warned = False
+
+    def judge(self, level: Level, now: float, most: int) -> Decision | None:
+        """What to do now, `now` in seconds, where `most` instances are allowed; None: nothing.
+
+        Whatever is returned is taken to be done.
+        """
+        if level.shortage or level.strain:
+            self._roomy_since = None
+            return self._relieve(level, now)
+        self._warned = False
+        if not level.roomy:
+            self._roomy_since = None
+            return None
+        if self._roomy_since is None:
+            self._roomy_since = now
+        if level.queued and level.running < most and now - self._roomy_since >= self._pause:
+            return self._return(level, now)
+        return None
+
+    def _relieve(self, level: Level, now: float) -> Decision | None:
+        if level.leaving and not level.critical:
+            return None
+        if now - self._changed < REST or (not level.shortage and now - self._strained < STRAIN_REST):
+            return None
+        reason = "memory" if level.shortage else "pressure"
+        sentence = f"{instances(level.running)}: {level.shortage or level.strain}"
+        if level.running <= 1:
+            return self._warn(reason, sentence)
+        if self._added is not None:
+            self._pause = min(self._pause * 2, LONGEST_PAUSE) if now - self._added < RELAPSE else PAUSE
+            self._added = None
+        self._changed = self._strained = now
+        how = "the newest at once" if level.critical else "the newest idle one" if level.idle else "the newest one"
+        return Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}: taking {how} out")
+
+    def _warn(self, reason: str, sentence: str) -> Decision | None:
+        """Once per shortage: the only instance is kept."""
+        if self._warned:
+            return None
+        self._warned = True
+        return Decision(move=Move.STOP, reason=reason, sentence=f"{sentence}; the only one is kept")
+
+    def _return(self, level: Level, now: float) -> Decision:
+        self._changed = self._added = now
+        self._roomy_since = None
+        waiting = f"{level.queued} request{'s wait' if level.queued > 1 else ' waits'}"
+        sentence = f"{instances(level.running)}: {waiting}, and there is room for {size(level.next_cost)}: adding one"
+        return Decision(move=Move.ADD, reason="room", sentence=sentence)

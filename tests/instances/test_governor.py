@@ -1,0 +1,136 @@
+"""A supervisor's memory at work, with the ds4 stub as the engine."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slotproxy.instances import crew, governor, growth, memory, planner, watermarks
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.planner import Decision
+from slotproxy.instances.readings import Total
+from slotproxy.instances.settings import MemoryLimit
+from tests.instances.conftest import SOON
+from tests.instances.test_supervisor import Supply, supplying
+
+GIB = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """100 GiB, all of them available until a test says otherwise; looks and comparisons are quick."""
+    found = SimpleNamespace(available=100 * GIB)
+    monkeypatch.setattr(memory, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
+    monkeypatch.setattr(memory, "available", lambda mapped=0: found.available)
+    monkeypatch.setattr(governor, "GLANCE_EVERY", 0.01)
+    monkeypatch.setattr(crew, "WINDOW", 0.0)
+    monkeypatch.setattr(crew, "RATE_TOKENS", 2)
+    monkeypatch.setattr(crew, "ANSWER_TOKENS", 1)
+    monkeypatch.setattr(crew, "STEPS", 1)
+    monkeypatch.setattr(planner, "CLEAR_AFTER", 1)
+    monkeypatch.setattr(watermarks, "PAUSE", 0.0)
+    monkeypatch.setattr(watermarks, "REST", 0.0)
+    return found
+
+
+def decisions(supply: Supply) -> list[Decision]:
+    return list(supply.supervisor.snapshot().decisions)
+
+
+async def settled(tmp_path: Path, model: Path, **changes: Any) -> list[Decision]:
+    """The decisions of one start."""
+    async with supplying(tmp_path, model, **({"max_instances": 2} | changes)) as supply:
+        await supply.until(ready=2)
+        return decisions(supply)
+
+
+async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_path: Path, demo_model: Path) -> None:
+    first = await settled(tmp_path, demo_model)
+    assert [decision.reason for decision in first] == ["fits", "gain", "max-instances"]
+    again = await settled(tmp_path, demo_model)
+    assert [decision.reason for decision in again] == ["fits", "max-instances"]
+    assert again[-1].sentence == f"2 instances as an earlier start found right ({first[-1].sentence})"
+    anew = await settled(tmp_path, demo_model, recalibrate=True)
+    assert [decision.reason for decision in anew] == ["fits", "gain", "max-instances"]
+
+
+async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compare(*_: object) -> list[tuple[float, float]]:
+        return [(10.0, 10.1)]
+
+    monkeypatch.setattr(crew.FleetCrew, "compare", compare)
+    for expected in (["fits", "no-gain"], ["no-gain"]):
+        async with supplying(tmp_path, demo_model) as supply:
+            await supply.until(ready=1)
+            assert [decision.reason for decision in decisions(supply)] == expected
+
+
+async def test_a_comparison_that_clients_prevented_is_made_up_for(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[list[tuple[float, float]] | None] = [None, None, [(10.0, 10.1)]]
+
+    async def compare(*_: object) -> list[tuple[float, float]] | None:
+        return answers.pop(0)
+
+    monkeypatch.setattr(crew.FleetCrew, "compare", compare)
+    async with supplying(tmp_path, demo_model, max_instances=2) as supply:
+        await supply.until(ready=2)
+        await supply.until(ready=1)
+        assert [decision.reason for decision in decisions(supply)] == ["fits", "max-instances", "no-gain"]
+        assert [member.id for member in supply.members if member.state is State.READY] == ["0"]
+
+
+async def test_memory_that_others_take_makes_one_leave_and_a_queue_brings_it_back(
+    tmp_path: Path, demo_model: Path, machine: SimpleNamespace
+) -> None:
+    async with supplying(tmp_path, demo_model, max_instances=2, min_gain=0.0) as supply:
+        await supply.until(ready=2)
+        machine.available = 9 * GIB
+        await supply.until(ready=1)
+        machine.available = 100 * GIB
+        lease = await supply.leases.wait(SOON)
+        async with asyncio.TaskGroup() as tasks:
+            second = tasks.create_task(supply.leases.wait(SOON))
+            other = await second
+        assert other.upstream is not lease.upstream
+        await supply.until(ready=2)
+        counts = supply.supervisor.snapshot().decision_counts
+        assert counts["remove", "memory"] == counts["add", "room"] == 1
+        for held in (lease, other):
+            held.release()
+
+
+async def test_as_many_as_the_user_asked_for_stay_and_passing_the_limit_is_said_once(
+    tmp_path: Path, demo_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with supplying(tmp_path, demo_model, instances=2, memory_limit=MemoryLimit(size=1)) as supply:
+        await supply.until(ready=2)
+        async with asyncio.timeout(SOON):
+            while "2 instances as asked, but they use" not in caplog.text:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("as asked, but") == 1
+        assert decisions(supply) == []
+        await supply.until(ready=2)
+
+
+async def test_an_engine_without_memory_settles_the_number(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = crew.FleetCrew.add
+
+    async def once(self: crew.FleetCrew) -> growth.Arrival:
+        arrival = await add(self)
+        return arrival if self.level().running < 2 else growth.Arrival.STARVED
+
+    monkeypatch.setattr(crew.FleetCrew, "add", once)
+    async with supplying(tmp_path, demo_model) as supply:
+        await supply.until(ready=1)
+        assert decisions(supply)[-1].reason == "engine-oom"
+        assert len(supply.members) == 1
