@@ -21,7 +21,7 @@ SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
-  bench bench-peers bench-engines bench-instructions chaos
+  bench bench-peers bench-engines bench-instructions chaos chaos-kill chaos-soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,12 @@ bench-instructions: $(READY) ## machine instructions per event and per request, 
 
 chaos: $(READY) ## faults at random while clients work (make chaos SECONDS=600 SEED=7)
 	@exec $(BIN)/python -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+chaos-kill: $(READY) ## kill -9 of the proxy at 100 random moments, 5 minutes
+	@exec $(BIN)/python -m tests.chaos.kill --seed $(SEED) $(ARGS)
+
+chaos-soak: $(READY) ## memory and descriptors after 10,000 requests and 2,000 that were left, 5 minutes
+	@exec $(BIN)/python -m tests.chaos.soak $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,8 +20,8 @@ WORLDS = {"real": 2, "fake": 3}
 ANSWERS = {("Say hi.", 4): ("Hi there", "stop")}
 
 
-def chaos(*options: str, seconds: float) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "tests.chaos", *options]
+def chaos(*options: str, seconds: float, program: str = "tests.chaos") -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", program, *options]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 
@@ -53,6 +53,20 @@ def test_a_short_run_finds_nothing_wrong(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_a_longer_run_with_real_engines_finds_nothing_wrong() -> None:
     ran = chaos("--seconds", "40", "--seed", "3", seconds=500)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_proxy_killed_at_any_moment_leaves_no_engine_and_no_lock() -> None:
+    ran = chaos("--times", "20", program="tests.chaos.kill", seconds=500)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_memory_and_descriptors_do_not_grow_with_requests_and_those_that_were_left() -> None:
+    ran = chaos(program="tests.chaos.soak", seconds=900)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 

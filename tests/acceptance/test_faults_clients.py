@@ -4,6 +4,7 @@ import asyncio
 import resource
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from pathlib import Path
@@ -81,3 +82,25 @@ async def test_10000_idle_connections_leave_room_for_others(start_proxy: StartPr
         assert each < 30_000, f"{each:.0f} bytes for each connection"
     wait_for(lambda: process.num_fds() <= before + 2, "the end of the connections")
     assert (await post(proxy.port, chat())).status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+async def test_exhausted_descriptors_stop_neither_the_loop_nor_the_answers_and_pass(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), through=("prlimit", "--nofile=64")).wait_ready()
+    process = psutil.Process(proxy.pid)
+    async with connected(proxy.port) as early:
+        with ExitStack() as opened:
+            for _ in range(100):
+                opened.enter_context(socket.create_connection(("127.0.0.1", proxy.port)))
+            early.send(request("GET", "/health"))
+            assert (await early.answer()).status == 200
+            used = sum(process.cpu_times()[:2])
+            await asyncio.sleep(1.0)  # a loop that spins would use all of it
+            assert sum(process.cpu_times()[:2]) - used < 0.5
+            early.send(request("POST", "/v1/chat/completions", chat()))
+            assert (await early.answer()).status == 200
+    assert (await post(proxy.port, chat())).status == 200
+    assert "Traceback" not in proxy.log
+    assert len(proxy.log.splitlines()) < 200

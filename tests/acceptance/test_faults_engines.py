@@ -110,6 +110,19 @@ async def descendants(engine: psutil.Process) -> list[int]:
     return [int(pid) for pid in report["descendants"]]
 
 
+async def test_a_daemon_an_engine_forked_ends_with_it(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path, "--daemons", "1")).wait_ready()
+    (engine,) = engines_of(proxy)
+    (daemon,) = [psutil.Process(pid) for pid in await descendants(engine)]
+    try:
+        engine.kill()
+        await eventually(partial(replaced, proxy, engine, 1))
+        assert not lives(daemon)
+    finally:
+        if lives(daemon):
+            daemon.kill()
+
+
 async def test_an_engine_that_keeps_silent_about_its_health_while_it_works_is_left_alone(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:

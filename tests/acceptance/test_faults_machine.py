@@ -15,7 +15,7 @@ import pytest
 
 from slotproxy.instances import ports
 from tests.clients import ask, chat, connected, eventually, post, request, streaming
-from tests.running import Running, StartProxy, engines_of, fake_engines, real_engine
+from tests.running import Running, StartProxy, engines_of, fake_engines, lives, real_engine
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's tools")
 WITHOUT_ROOTS_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
@@ -116,6 +116,27 @@ def test_a_state_directory_without_permission_is_named(start_proxy: StartProxy, 
     assert proxy.wait() == 2
     assert str(closed / "state") in proxy.log.splitlines()[-1]
     assert "Traceback" not in proxy.log
+
+
+def test_a_guardian_killed_with_its_proxy_leaves_the_work_to_the_next_start(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    options = fake_engines(tmp_path)
+    proxy = start_proxy(*options).wait_ready()
+    (engine,) = engines_of(proxy)
+    children = psutil.Process(proxy.pid).children()
+    (guardian,) = [child for child in children if "slotproxy-guardian" in child.cmdline()]
+    proxy.process.send_signal(signal.SIGSTOP)  # else it would start another guardian
+    guardian.kill()
+    proxy.process.kill()
+    proxy.wait()
+    try:
+        assert lives(engine)
+        start_proxy(*options).wait_ready()
+        assert not lives(engine)
+    finally:
+        if lives(engine):
+            engine.kill()
 
 
 def test_locks_of_dead_processes_keep_nobody_from_starting(start_proxy: StartProxy, tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ ENGINES = ("tests.fake_engine", "slotproxy.instances.embedded")
 
 def environment(mark: str, tasks: Path) -> dict[str, str]:
     """What an observed proxy needs in its environment."""
-    return {MARK: mark, "CHAOS_TASKS": str(tasks), "PYTHONPATH": str(OBSERVER)}
+    path = os.pathsep.join([str(OBSERVER), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {MARK: mark, "CHAOS_TASKS": str(tasks), "PYTHONPATH": path}
 
 
 async def read(proxy: Running, tasks: Path) -> Reading:

@@ -13,7 +13,7 @@ import psutil
 from tests.chaos import observe
 from tests.chaos.orders import Order
 from tests.chaos.talk import play
-from tests.chaos.tally import Tally
+from tests.chaos.tally import Reading, Tally
 from tests.chaos.verdicts import Judged
 from tests.clients import ask
 from tests.running import Running
@@ -79,12 +79,17 @@ class World:
         tally.lost = sum(slot["state"] != "ready" for slot in slots)
         tally.leaked = sum(slot["is_processing"] for slot in slots)
         tally.shared = await self._shared()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(15):  # idle connections are kept for a while
-                while tally.before and psutil.Process(self.proxy.pid).num_fds() > tally.before.fds:
-                    await asyncio.sleep(IN_STEP)
-        tally.after = await observe.read(self.proxy, self._tasks)
+        tally.after = await self.at_rest()
         tally.orphans = len(observe.strays(self.proxy, self.mark))
+
+    async def at_rest(self) -> Reading:
+        """The proxy when no slot is busy, and idle connections, which are kept for a while, are closed."""
+        await self._rest()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(15):
+                while self.tally.before and psutil.Process(self.proxy.pid).num_fds() > self.tally.before.fds:
+                    await asyncio.sleep(IN_STEP)
+        return await observe.read(self.proxy, self._tasks)
 
     async def stop(self) -> None:
         """Stop the proxy, and look for what it left behind."""

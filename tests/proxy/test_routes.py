@@ -1,5 +1,7 @@
 """What the proxy answers itself, and what it refuses before an engine hears of it."""
 
+import asyncio
+import contextlib
 import json
 
 import pytest
@@ -8,9 +10,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
-from slotproxy.proxy import bodies
+from slotproxy.proxy import bodies, front
 
-from .conftest import MakeStack, answering
+from .conftest import SOON, MakeStack, answering
 from .test_forward import OK, code, post, status
 
 
@@ -191,3 +193,48 @@ async def test_a_page_that_was_allowed_can_read_the_answer(stack: MakeStack) -> 
     answer = await proxy.ask(post(fields=b"Origin: http://localhost:3000\r\n"))
     assert status(answer) == 200
     assert b"Access-Control" not in answer, "no --cors-origin was given"
+
+
+@pytest.mark.parametrize("pace", ["silent", "dripping"])
+async def test_a_head_that_takes_too_long_is_given_up(
+    stack: MakeStack, monkeypatch: pytest.MonkeyPatch, pace: str
+) -> None:
+    monkeypatch.setattr(front, "KEEPALIVE", 0.2)
+    proxy = await stack(answering(OK))
+    reader, writer = await proxy.client()
+    writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n")
+    async with asyncio.timeout(SOON), asyncio.TaskGroup() as tasks:
+        dripping = tasks.create_task(drip(writer, b"X-Slow: 1\r\n" if pace == "dripping" else b""))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        dripping.cancel()
+    writer.close()
+    assert status(await proxy.ask(get("/health"))) == 200
+
+
+@pytest.mark.parametrize("pace", ["silent", "dripping"])
+async def test_a_body_that_takes_too_long_is_given_up(
+    stack: MakeStack, monkeypatch: pytest.MonkeyPatch, pace: str
+) -> None:
+    monkeypatch.setattr(bodies, "SILENCE", 0.2)
+    monkeypatch.setattr(bodies, "LONGEST", 0.4)
+    engine = answering(OK)
+    proxy = await stack(engine)
+    reader, writer = await proxy.client()
+    writer.write(post().replace(b"Content-Length: 15", b"Content-Length: 9000"))
+    async with asyncio.timeout(SOON), asyncio.TaskGroup() as tasks:
+        dripping = tasks.create_task(drip(writer, b" " if pace == "dripping" else b""))
+        answer = b""
+        with contextlib.suppress(ConnectionError):  # it may be reset while we still send
+            while piece := await reader.read(1000):
+                answer += piece
+        dripping.cancel()
+    writer.close()
+    assert (status(answer), code(answer)) == (408, "request_timeout")
+    assert engine.heads == []
+
+
+async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    while True:
+        writer.write(piece)
+        await asyncio.sleep(0.01)
