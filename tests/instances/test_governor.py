@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import crew, governor, growth, memory, planner, watermarks
+from slotproxy.instances import crew, governor, growth, memory, watermarks
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import Decision
 from slotproxy.instances.readings import Total
@@ -21,16 +21,13 @@ GIB = 1 << 30
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """100 GiB, all of them available until a test says otherwise; looks and comparisons are quick."""
+    """100 GiB, all of them available until a test says otherwise; looks are quick."""
     found = SimpleNamespace(available=100 * GIB)
     monkeypatch.setattr(memory, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
     monkeypatch.setattr(memory, "available", lambda mapped=0: found.available)
     monkeypatch.setattr(governor, "GLANCE_EVERY", 0.01)
-    monkeypatch.setattr(crew, "WINDOW", 0.0)
-    monkeypatch.setattr(crew, "RATE_TOKENS", 2)
     monkeypatch.setattr(crew, "ANSWER_TOKENS", 1)
     monkeypatch.setattr(crew, "STEPS", 1)
-    monkeypatch.setattr(planner, "CLEAR_AFTER", 1)
     monkeypatch.setattr(watermarks, "PAUSE", 0.0)
     monkeypatch.setattr(watermarks, "REST", 0.0)
     return found
@@ -47,7 +44,13 @@ async def settled(tmp_path: Path, model: Path, **changes: Any) -> list[Decision]
         return decisions(supply)
 
 
-async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_path: Path, demo_model: Path) -> None:
+async def test_what_one_start_found_out_the_next_one_does_not_measure_again(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compare(*_: object) -> list[tuple[float, float]]:
+        return [(10.0, 20.0)]
+
+    monkeypatch.setattr(crew.FleetCrew, "compare", compare)
     first = await settled(tmp_path, demo_model)
     assert [decision.reason for decision in first] == ["fits", "gain", "max-instances"]
     again = await settled(tmp_path, demo_model)
