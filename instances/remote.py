@@ -167,6 +167,8 @@ class Remote:
             if not self.upstream.extra_headers:
                 return f"it wants an API key ({listing.status}): name the variable that holds it, as in URL,key-env=VAR"
             return f"it refuses the API key ({listing.status})"
+        if listing is not None and listing.status == 429:
+            return None  # it lives, and its pace is not set by looks at it
         if listing is not None and listing.status < 300:
             self._learn(listing.document())
             return None

@@ -1,6 +1,6 @@
 """Where the requests of one running engine go. Pure values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,7 +19,8 @@ class Upstream:
     keepalive: float = 4.0  # seconds an idle connection may be used again; 0: one request per connection
     slotless: frozenset[str] = frozenset()  # paths it answers beside its slots, so that they need no lease
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
-    extra_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent instead of the client's headers of these names
+    # sent instead of the client's headers of these names; a key among them has no place in a log
+    extra_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     default_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent where the client sends none of these names
     observed: bool = False  # its owner wants to hear of its answers: a server whose rate limits we do not know
     model: str | None = None  # put into every JSON body that names a model; None: the client's stays

@@ -54,6 +54,7 @@ def test_a_key_is_sent_as_its_host_takes_it_unless_the_user_knows_better(
 ) -> None:
     upstream = upstream_of("u0", UpstreamSpec(url=url, key_env="KEY", api=api), KEY)
     assert upstream.extra_headers == (sent,)
+    assert "sk-1" not in repr(upstream)
 
 
 def test_a_key_of_ours_replaces_every_key_of_the_client() -> None:

@@ -93,6 +93,32 @@ async def test_one_that_lost_its_health_is_withdrawn_when_a_request_says_so_and_
     assert there.member().restarts == 1
 
 
+async def test_one_that_limits_even_looks_at_it_lives(world: World, elsewhere: Elsewhere, there: Remote) -> None:
+    await world.reached(State.READY, name="u0")
+    elsewhere.health, elsewhere.models = 404, 429
+    asked = elsewhere.asked
+    there.doubt()
+    await world.leases.wait(SOON)
+    assert elsewhere.asked > asked
+    assert State.BACKOFF not in world.states("u0")
+
+
+async def test_a_key_that_is_missing_is_asked_for(world: World) -> None:
+    async def wants_a_key(request: web.Request) -> web.Response:
+        return web.Response(status=404 if request.path == "/health" else 401)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", wants_a_key)
+    async with TestServer(app) as server:
+        spec = UpstreamSpec(url=f"http://127.0.0.1:{server.port}")
+        there = Remote(upstream_of("u0", spec, {}), world.leases, world.probe, world.moved)
+        run = world.tasks.create_task(there.run())
+        await world.reached(State.BACKOFF, name="u0")
+        assert "it wants an API key (401): name the variable" in there.member().reason
+        there.stop()
+        await run
+
+
 async def test_a_refused_key_is_named(world: World, elsewhere: Elsewhere, there: Remote) -> None:
     await world.reached(State.READY, name="u0")
     elsewhere.models = 401
