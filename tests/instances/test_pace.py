@@ -113,3 +113,12 @@ def test_without_money_it_is_asked_seldom_and_one_at_a_time() -> None:
     pace.refused(QUOTA, 0, 0)
     assert pace.until == OUT_OF_QUOTA
     assert pace.slots(OUT_OF_QUOTA) == 1
+
+
+def test_where_little_is_left_nobody_asks_for_more_at_once() -> None:
+    pace = Pace(8)
+    pace.refused(LIMITED, 0, 0)
+    for _ in range(50):
+        pace.answered(10, scarce=True)
+    assert pace.slots(10) == 4
+    assert pace.reason is Reason.RATE_LIMIT
