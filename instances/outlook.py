@@ -1,9 +1,12 @@
 """What would run if these settings were served now, and why: nothing is started, only looked at."""
 
+import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from slotproxy.instances import context, launch, memory
+from slotproxy.instances import calibration, context, launch, nvidia
+from slotproxy.instances import machine as machines
+from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.model import ModelFacts
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
@@ -23,6 +26,7 @@ class Outlook:
     profile: Profile
     missing: str | None  # why its engine cannot be run here; None: it can
     ctx: int  # tokens, of each instance
+    metric: str  # of what there is a limit: "resident", "wired" or "vram"
     total: Total
     limit: int
     available: int  # what the machine could give now
@@ -30,6 +34,8 @@ class Outlook:
     instances: int | None  # None: auto
     max_instances: int
     estimate: Estimate
+    measured: Calibration | None  # what an earlier start found out about the same
+    anew: bool  # and whether the next start looks away from it
 
     @property
     def under_limit(self) -> int | None:
@@ -37,18 +43,42 @@ class Outlook:
         return self.estimate.fitting(self.limit)
 
     @property
+    def rule(self) -> int:
+        """Bytes that the rule of thumb allows."""
+        return self.total.size * RULE // 100
+
+    @property
     def under_rule(self) -> int | None:
-        return self.estimate.fitting(self.total.size * RULE // 100)
+        return self.estimate.fitting(self.rule)
 
     @property
     def under_available(self) -> int | None:
         return self.estimate.fitting(self.available)
+
+    def measured_under(self, limit: int) -> int | None:
+        """How many instances would stay within `limit` by what was measured; None: nothing was."""
+        if self.measured is None or self.measured.cost <= 0:
+            return None
+        return max(0, self.measured.instances + (limit - self.measured.used) // self.measured.cost)
+
+    @property
+    def measured_together(self) -> int | None:
+        """Bytes that as many instances as are expected used at work; None: so many were not measured."""
+        known = self.measured
+        return known.used if known is not None and known.instances == self.expected else None
+
+    @property
+    def known(self) -> int | None:
+        """How many instances `auto` starts because it found that out before."""
+        return None if self.measured is None or self.anew else self.measured.instances
 
     @property
     def expected(self) -> int:
         """How many instances there will be; for auto how many there may be."""
         if self.instances is not None:
             return self.instances
+        if self.known is not None:
+            return self.known
         bounds = [bound for bound in (self.under_limit, self.under_available) if bound is not None]
         return max(1, min([self.max_instances, *bounds]))  # the first is started in any case
 
@@ -61,6 +91,9 @@ class Outlook:
     def why(self) -> str:
         if self.instances is not None:
             return f"{_count(self.instances)}, as asked"
+        if self.known is not None and self.measured is not None:
+            number = _count(self.known)
+            return f"{number}, as found out before: {self.measured.sentence.removeprefix(f'{number}: ')}"
         if self.expected == self.max_instances:
             bound = "--max-instances"
         elif self.estimate.each is None:
@@ -105,28 +138,54 @@ class Outlook:
             yield f"{self.ctx} tokens of context are more than the {trained} that the model was trained for"
 
 
-def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
+async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
     profile = launch.choose(settings.engine, facts, settings.engine_bin)
     launch.check_arguments(profile, settings.engine_args)
-    total = memory.effective_total()
+    missing = launch.missing(profile, settings.engine_bin)
+    machine = machines.choose(settings.memory_metric)
+    measured = None if missing is not None else await _measured(settings, facts, machine.total())
+    if measured is not None and measured.metric == "vram":
+        machine = machines.choose("vram")
+    total = machine.total()
     ctx = context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args))
     kv_token = facts.shape.kv_token
     return Outlook(
         facts=facts,
         profile=profile,
-        missing=launch.missing(profile, settings.engine_bin),
+        missing=missing,
         ctx=ctx,
+        metric=machine.metric,
         total=total,
         limit=settings.memory_limit.within(total.size),
-        available=memory.available(),
+        available=machine.available(()),
         ctx_size=settings.ctx_size,
         instances=settings.instances,
         max_instances=settings.max_instances,
         estimate=Estimate(
-            weights=facts.size, kv=None if kv_token is None else kv_token * ctx, shares=profile.memory.shared
+            weights=facts.size,
+            kv=None if kv_token is None else kv_token * ctx,
+            # A GPU's memory is charged to each process, and what a process has wired, too.
+            shares=profile.memory.shared and machine.metric == "resident",
         ),
+        measured=measured,
+        anew=settings.recalibrate,
     )
+
+
+async def _measured(settings: SupplySettings, facts: ModelFacts, total: Total) -> Calibration | None:
+    """What `auto` found out; with a number of instances asked for it is still worth showing."""
+    asked = replace(settings, instances=None)
+    plan = await launch.plan(asked, facts)
+    totals = [total]
+    if settings.memory_metric == "auto" and nvidia.usable():  # it may have turned to the GPU's once the engine worked
+        totals.append(machines.choose("vram").total())
+    for each in totals:
+        key = await asyncio.to_thread(calibration.fingerprint, plan, asked, each)
+        found = await asyncio.to_thread(calibration.load, settings.state_dir, key)
+        if found is not None:
+            return found
+    return None
 
 
 def _count(instances: int) -> str:

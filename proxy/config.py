@@ -89,6 +89,7 @@ class Settings:
             choice(METRICS),
             "What that limit is about: resident memory, wired memory (macOS) or memory of NVIDIA GPUs; auto goes by "
             "what the engine uses.",
+            plan=True,
         ),
     ] = "auto"
     min_gain: Annotated[
@@ -97,10 +98,11 @@ class Settings:
             SHARE,
             "By how much one more instance must raise the tokens per second of all of them for auto to keep it; 0%: "
             "memory alone decides.",
+            plan=True,
         ),
     ] = 0.05
     recalibrate: Annotated[
-        bool, option(FLAG, "Let auto measure anew instead of starting as many as it found right before.")
+        bool, option(FLAG, "Let auto measure anew instead of starting as many as it found right before.", plan=True)
     ] = False
     upstream: Annotated[
         tuple[UpstreamSpec, ...],

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import memory, model, outlook, profiles
+from slotproxy.instances import calibration, launch, machine, memory, model, outlook, profiles
+from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.model import ModelFacts
@@ -21,6 +22,7 @@ ROOMY = Outlook(
     profile=profiles.load("llama-server"),
     missing=None,
     ctx=4096,
+    metric="resident",
     total=Total(size=16 * GIB, source="physical memory"),
     limit=10 * GIB,
     available=9 * GIB,
@@ -28,6 +30,19 @@ ROOMY = Outlook(
     instances=None,
     max_instances=8,
     estimate=Estimate(weights=4 * GIB, kv=GIB, shares=True),
+    measured=None,
+    anew=False,
+)
+FOUND = Calibration(
+    instances=3,
+    reason="no-gain",
+    sentence="3 instances: a fourth made 1 % more",
+    metric="resident",
+    cost=2 * GIB,
+    used=9 * GIB,
+    limit=10 * GIB,
+    rates=(10.0, 18.0, 20.0),
+    at=1.0,
 )
 
 
@@ -93,37 +108,92 @@ def test_a_model_that_does_not_tell_its_cost_is_planned_without_an_estimate() ->
     ]
 
 
-def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_found_out_before_is_what_auto_starts_with() -> None:
+    known = replace(ROOMY, measured=FOUND)
+    assert (known.expected, known.why) == (3, "3 instances, as found out before: a fourth made 1 % more")
+    assert replace(known, anew=True).expected == ROOMY.expected
+    assert replace(known, instances=2).why == "2 instances, as asked"
+
+
+def test_the_measurement_is_held_against_the_same_limits_as_the_estimate() -> None:
+    known = replace(ROOMY, measured=FOUND)
+    assert [known.measured_under(limit * GIB) for limit in (8, 9, 10, 11, 15)] == [2, 3, 3, 4, 6]
+    assert known.measured_under(0) == 0
+    assert ROOMY.measured_under(GIB) is None
+    assert replace(known, measured=replace_cost(FOUND, 0)).measured_under(GIB) is None
+
+
+def replace_cost(found: Calibration, cost: int) -> Calibration:
+    return msgspec.structs.replace(found, cost=cost)
+
+
+def test_the_memory_of_all_together_is_told_for_as_many_as_were_measured() -> None:
+    assert replace(ROOMY, measured=FOUND).measured_together == 9 * GIB
+    assert replace(ROOMY, measured=FOUND, instances=2).measured_together is None
+
+
+async def test_a_result_in_the_state_directory_is_found_by_what_a_start_would_look_for(
+    demo_model: Path, tmp_path: Path
+) -> None:
+    wanted = SupplySettings(model=demo_model, state_dir=tmp_path, max_instances=5)
+    facts = model.check(demo_model)
+    assert (await outlook.look(wanted, facts)).measured is None
+    plan = await launch.plan(wanted, facts)
+    calibration.keep(tmp_path, calibration.fingerprint(plan, wanted, memory.effective_total()), FOUND)
+    assert (await outlook.look(wanted, facts)).measured == FOUND
+    assert (await outlook.look(replace(wanted, instances=2), facts)).measured == FOUND
+    assert (await outlook.look(replace(wanted, ctx_size=1024), facts)).measured is None
+    assert (await outlook.look(replace(wanted, recalibrate=True), facts)).known is None
+
+
+async def test_where_each_process_is_charged_for_the_weights_they_count_for_each(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "choose", lambda metric: Charged())
+    found = await outlook.look(settings(demo_model), model.check(demo_model))
+    assert (found.metric, found.estimate.shares, found.total.source) == ("wired", False, "wired limit")
+
+
+class Charged(machine.Resident):
+    metric = "wired"
+
+    def total(self) -> Total:
+        return Total(size=GIB, source="wired limit")
+
+
+async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "effective_total", lambda: Total(size=GIB, source="cgroup limit"))
-    monkeypatch.setattr(memory, "available", lambda: 7)
+    monkeypatch.setattr(memory, "available", lambda mapped=0: 7)
     wanted = settings(demo_model, ctx_size=2048, memory_limit=MemoryLimit(percent=50), instances=3, max_instances=4)
-    found = outlook.look(wanted, model.check(demo_model))
+    found = await outlook.look(wanted, model.check(demo_model))
     assert (found.ctx, found.total.source, found.limit, found.available) == (2048, "cgroup limit", GIB // 2, 7)
     assert (found.instances, found.max_instances, found.profile.name) == (3, 4, "embedded")
     assert found.estimate == Estimate(weights=98362432, kv=2048 * 23040, shares=True)
     assert found.missing is None
 
 
-def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
-    found = outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+async def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
+    found = await outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
     assert found.ctx == profiles.load("ds4-server").ctx
 
 
-def test_an_engine_that_is_not_installed_can_be_planned_with(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_is_not_installed_can_be_planned_with(
+    demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+    found = await outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
     assert "not installed" in (found.missing or "")
     assert found.expected >= 1
 
 
-def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_path: Path) -> None:
+async def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError):
-        outlook.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
+        await outlook.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
     with pytest.raises(ConfigurationError):
-        outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))
+        await outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))
     with pytest.raises(ConfigurationError, match="check --engine-bin"):
-        outlook.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))
+        await outlook.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))
 
 
 def test_one_process_that_batches_is_proposed_where_several_would_share_nothing() -> None:

@@ -1,15 +1,16 @@
 """`slotproxy plan`: what it prints for people and for programs, and what it refuses in one sentence."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slotproxy.instances import demo
+from slotproxy.instances import calibration, demo, launch, memory, model
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.proxy.commands import plan
-from slotproxy.proxy.sources import read
+from slotproxy.proxy.sources import load, read
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,37 @@ def test_numbers_asked_for_are_evaluated_by_the_one_function(
     assert document(capsys, "--ctx-size", "600")["parallel_slots"]["warning"] == "BelowPerSlotFloor"
 
 
+def test_what_was_measured_stands_beside_the_estimate(
+    capsys: pytest.CaptureFixture[str], demo_model: Path, tmp_path: Path
+) -> None:
+    argv = ["--state-dir", str(tmp_path), "--max-instances", "4"]
+    supply = load(argv, {}).supply(demo_model)
+    launched = asyncio.run(launch.plan(supply, model.check(demo_model)))
+    found = calibration.Calibration(
+        instances=2,
+        reason="memory",
+        sentence="2 instances: a third would need 100.0 MiB, 5.0 MiB are left",
+        metric="resident",
+        cost=100 << 20,
+        used=300 << 20,
+        limit=305 << 20,
+        rates=(10.0, 0.0),
+        at=86400.0,
+    )
+    calibration.keep(tmp_path, calibration.fingerprint(launched, supply, memory.effective_total()), found)
+    text = page(capsys, *argv)
+    rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
+    assert "measured 1970-01-02" in text
+    assert rows["one more instance"][-4:] == ["90.0", "MiB", "100.0", "MiB"]
+    assert rows["2 together"][-4:] == ["273.8", "MiB", "300.0", "MiB"]
+    assert rows["tokens per second of 1"][-1] == "10.0"
+    assert rows["tokens per second of 2"][-1] == "unknown"
+    assert "Instances: 2 instances, as found out before: a third would need 100.0 MiB, 5.0 MiB are left." in text
+    measured = document(capsys, *argv)["measured"]
+    assert (measured["at"], measured["one_more"], measured["all"]) == ("1970-01-02T00:00:00Z", 100 << 20, 300 << 20)
+    assert document(capsys, "--state-dir", str(tmp_path / "other"))["measured"] is None
+
+
 def test_a_warning_stands_on_the_page_with_its_word(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
     assert "\nwarning: --ctx-size 600: 600 tokens of context" in page(capsys, "--ctx-size", "600")
 
@@ -156,6 +188,12 @@ def test_a_model_directory_is_planned_by_its_config_and_its_weights(
 def test_upstreams_alone_mean_that_nothing_is_started_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert document(capsys, "--upstream", "http://h:1") == {"model": None, "upstreams": ["http://h:1"]}
     assert "http://h:1" in page(capsys, "--upstream", "http://h:1")
+
+
+def test_upstreams_beside_a_model_are_named(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
+    argv = ["--model", str(demo_model), "--upstream", "http://h:1"]
+    assert document(capsys, *argv)["upstreams"] == ["http://h:1"]
+    assert "\nbeside   http://h:1\n" in page(capsys, *argv)
 
 
 def test_what_no_engine_could_load_is_refused(demo_model: Path, tmp_path: Path) -> None:
