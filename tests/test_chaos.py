@@ -96,6 +96,7 @@ def test_no_instance_is_made_to_fail_so_often_that_it_would_be_given_up(seed: in
             assert max(sum(at - WINDOW < then <= at for then in times) for at in times) <= MOST
 
 
+STREAM = (("content-type", "text/event-stream"), ("transfer-encoding", "chunked"))
 TAGGED = (("x-request-id", "a"), ("x-tag", "a"), ("content-type", "application/json"))
 
 
@@ -129,10 +130,14 @@ def test_only_the_proxys_own_refusals_with_what_sdks_need_are_right_errors() -> 
 def test_an_answer_that_was_cut_must_begin_like_the_right_one() -> None:
     order = fake_order("a", {"events": 3}, stream=True)
     head = Head(version="1.1", status=200, fields=TAGGED)
+    told = Head(version="1.1", status=200, fields=(*TAGGED[:2], *STREAM))
     assert order.expected is not None
     event = b'data: {"error": {"code": "%b"}}\n\n'
     begun = order.expected[:200]
     assert verdicts.cut(order, head, begun).verdict is Verdict.FAILED
+    assert verdicts.cut(order, told, begun).verdict is Verdict.WRONG
+    assert verdicts.cut(order, told, begun, reset=True).verdict is Verdict.FAILED
+    assert verdicts.cut(order, told, begun + event % b"upstream_failed").verdict is Verdict.FAILED
     assert verdicts.cut(order, head, begun + b"\n\n" + event % b"upstream_failed").verdict is Verdict.FAILED
     assert verdicts.cut(order, head, begun + event % b"internal_error").verdict is Verdict.WRONG
     assert verdicts.cut(order, head, b"data: other\n\n").verdict is Verdict.WRONG

@@ -52,8 +52,8 @@ async def _judge(client: Client, order: Order) -> Judged:
         return verdicts.cut(order, head, error.body)
     except asyncio.IncompleteReadError as error:
         return verdicts.cut(order, head, error.partial)
-    except OSError:  # reset: what had come before is lost with the socket's buffer
-        return verdicts.cut(order, head, b"")
+    except OSError:
+        return verdicts.cut(order, head, b"", reset=True)
 
 
 async def _body(client: Client, head: Head) -> bytes:

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from tests.chaos.orders import Order
+from tests.chaos.orders import Manner, Order
 from tests.clients import Head
 
 
@@ -51,8 +51,8 @@ def whole(order: Order, head: Head, body: bytes) -> Judged:
     return Judged(verdict=Verdict.COMPLETED)
 
 
-def cut(order: Order, head: Head, body: bytes) -> Judged:
-    """An answer that visibly did not come to its end."""
+def cut(order: Order, head: Head, body: bytes, *, reset: bool = False) -> Judged:
+    """An answer that visibly did not come to its end. By a reset the system loses what had not been read."""
     if head.get("x-request-id") != order.name:
         return _wrong(order, f"it carries another request's id: {head}")
     sound, event, rest = body.partition(b'data: {"error":')
@@ -62,9 +62,17 @@ def cut(order: Order, head: Head, body: bytes) -> Judged:
         code = error["code"]
         if code not in {"upstream_failed", "upstream_timeout"}:
             return _wrong(order, f"an error event with code {code}")
+    elif not reset and _could_be_told(order, head):
+        return _wrong(order, f"a stream was cut without an error event after {sound[-200:]!r}")
     if not _begins(order, sound):
         return _wrong(order, f"it was cut after {sound[-200:]!r}, which is not how the answer begins")
     return Judged(verdict=Verdict.FAILED, why=f"cut: {code or 'connection only'}")
+
+
+def _could_be_told(order: Order, head: Head) -> bool:
+    """Whether an error event could stand in what was cut: not among counted bytes, not where nobody reads."""
+    is_stream = (head.get("content-type") or "").startswith("text/event-stream")
+    return is_stream and head.get("transfer-encoding") == "chunked" and order.manner is Manner.PATIENT
 
 
 def unanswered(order: Order, error: Exception) -> Judged:
