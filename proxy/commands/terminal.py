@@ -55,8 +55,9 @@ class Page:
                     self._console.print(part, soft_wrap=True)
                 else:
                     self._console.print(part)
-        lines = captured.get().splitlines()
-        self._output.write("".join(f"{line.rstrip()}\n" for line in lines))
+        text = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+        encoding = self._output.encoding or "utf-8"  # which may lack a letter, and has none for a byte of a file's name
+        self._output.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self._output.flush()
 
 

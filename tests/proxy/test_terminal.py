@@ -1,5 +1,6 @@
 """Plain where it is not a terminal: whole lines, no colours, no trailing blanks, nothing that steers."""
 
+import io
 import sys
 
 import pytest
@@ -53,3 +54,12 @@ def test_a_closed_output_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for attempt in (Page, lambda: print_json(1)):
         with pytest.raises(StartupError, match="standard output is closed"):
             attempt()
+
+
+def test_a_letter_that_the_output_lacks_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    page = Page()
+    page.line("h\u00e9 \udcff")
+    page.show()
+    assert raw.getvalue() == b"h\\xe9 \\udcff\n"
