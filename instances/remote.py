@@ -25,6 +25,7 @@ HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling
 IMPATIENCE = 0.5  # seconds between looks at one that does not serve while requests wait
 HEALTH = "/health"
+LONG_PAUSE = 5.0  # seconds
 KINDS = {Reason.RATE_LIMIT: "refused", Reason.QUOTA: "refused", Reason.OVERLOAD: "unavailable"}  # fields of Errors
 SENTENCES = {
     Reason.RATE_LIMIT: "its rate limit is reached",
@@ -52,6 +53,7 @@ class Remote:
         self._requests = 0
         self._errors: Counter[str] = Counter()
         self._offered = upstream.slots
+        self._calm = True  # nothing was said of a pause since it had all its slots
         self._resumption: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
         self._doubted = asyncio.Event()
@@ -205,14 +207,20 @@ class Remote:
             self._resumption = None
         if pause > 0 and not self._stopped.is_set():
             self._resumption = asyncio.get_running_loop().call_later(pause, self._keep_pace)
-        if slots != before and (0 in (slots, before) or slots == self.upstream.slots):
+        if slots != before or (not self._calm and self._pace.reason is None):
             self._tell(slots, pause)
 
     def _tell(self, slots: int, pause: float) -> None:
-        if slots:
-            logger.info("upstream %s: %d of %d slots", self.id, slots, self.upstream.slots)
+        """Aloud when it begins, when it is over, and of every long pause: under load short ones come by the second."""
+        if self._pace.reason is None:
+            self._calm = True
+            logger.info("upstream %s: all %d slots again", self.id, slots)
+        elif slots:
+            logger.debug("upstream %s: %d of %d slots", self.id, slots, self.upstream.slots)
         else:
-            logger.warning("upstream %s: %s, it is asked again in %.1f s", self.id, self.why_held_back, pause)
+            level = logging.WARNING if self._calm or pause >= LONG_PAUSE else logging.DEBUG
+            self._calm = False
+            logger.log(level, "upstream %s: %s, it is asked again in %.1f s", self.id, self.why_held_back, pause)
 
     def _lose(self, trouble: str) -> None:
         self._leases.withdraw(self.upstream)

@@ -248,3 +248,22 @@ async def test_a_wait_for_upstreams_that_are_held_back_longer_is_in_vain(world: 
         await world.leases.wait(39)
     assert held.value.seconds > 39
     assert owner.in_vain(60) is None
+
+
+async def test_a_run_of_short_pauses_is_told_once_and_its_end_too(
+    world: World, there: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.reached(State.READY, name="u0")
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            there.answered(429, ((b"retry-after-ms", b"1"),), b"")
+            (await world.leases.wait(SOON)).release()
+        for _ in range(9):
+            there.answered(200, (), b"")
+        there.answered(429, ((b"retry-after", b"5"),), b"")
+    told = [text for text in caplog.messages if "slots again" in text or "asked again" in text]
+    assert [text.split(", ")[0] for text in told] == [
+        "upstream u0: its rate limit is reached",
+        "upstream u0: all 3 slots again",
+        "upstream u0: its rate limit is reached",
+    ]
