@@ -123,6 +123,24 @@ async def test_a_daemon_an_engine_forked_ends_with_it(start_proxy: StartProxy, t
             daemon.kill()
 
 
+async def test_a_daemon_that_outlived_a_killed_proxy_is_ended_at_the_next_start(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    options = fake_engines(tmp_path, "--daemons", "1")
+    proxy = start_proxy(*options).wait_ready()
+    (engine,) = engines_of(proxy)
+    (daemon,) = [psutil.Process(pid) for pid in await descendants(engine)]
+    try:
+        proxy.process.kill()
+        proxy.wait()
+        await asyncio.to_thread(start_proxy(*options).wait_ready)
+        assert not lives(engine)
+        assert not lives(daemon)
+    finally:
+        if lives(daemon):
+            daemon.kill()
+
+
 async def test_an_engine_that_keeps_silent_about_its_health_while_it_works_is_left_alone(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from slotproxy.instances import ports
 from tests.clients import ask, chat, connected, eventually, post, request, streaming
-from tests.running import Running, StartProxy, engines_of, fake_engines, lives, real_engine
+from tests.running import ROOT, Running, StartProxy, engines_of, fake_engines, lives, real_engine
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's tools")
 WITHOUT_ROOTS_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
@@ -149,6 +150,7 @@ def test_locks_of_dead_processes_keep_nobody_from_starting(start_proxy: StartPro
     start_proxy(*fake_engines(tmp_path)).wait_ready()
 
 
+@pytest.mark.slow
 async def test_engines_keep_the_model_file_that_was_replaced(
     start_proxy: StartProxy, demo_model: Path, tmp_path: Path
 ) -> None:
@@ -222,3 +224,19 @@ async def test_a_jump_of_the_clock_moves_no_timer(start_proxy: StartProxy, tmp_p
 
 async def back(proxy: Running, engine: psutil.Process) -> bool:
     return engine.pid not in proxy.pids() and proxy.ready_count() == 2
+
+
+DATES = {
+    "governor.py": "when a calibration was made",
+    "remote.py": "dates in a server's answers",
+}
+
+
+def test_no_timer_reads_the_wall_clock() -> None:
+    readers = {
+        module.name
+        for package in ("proxy", "instances")
+        for module in (ROOT / package).rglob("*.py")
+        if re.search(r"\btime\.time(_ns)?\(|\bdatetime\.(now|utcnow|today)\(", module.read_text("utf-8"))
+    }
+    assert readers <= set(DATES)
