@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import launch, model
+from slotproxy.instances import launch, model, remotes
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.backoff import Backoff
-from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.errors import (
     ConfigurationError,
     InstanceError,
     ModelError,
     NoInstances,
-    NoSuchInstance,
     OperationRefused,
     ShuttingDown,
     StartupError,
@@ -30,10 +28,12 @@ from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.operator import Operator
 from slotproxy.instances.planner import size
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.remote import Remote
-from slotproxy.instances.settings import SupplySettings, UpstreamSpec
+from slotproxy.instances.remotes import Remotes
+from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.statedir import StateDir
 from slotproxy.instances.watchdog import Watchdog
@@ -68,10 +68,12 @@ class Supervisor:
             leases, self._probe, self._guardian, self._state_dir.instance, self._on_transition, backoff or Backoff()
         )
         self._governor = Governor(settings, self._fleet, leases, self._probe)
+        self.operator = Operator(self, self._fleet, self._governor)
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
-        self._remotes: dict[UpstreamSpec, Remote] = {}
+        self._remotes = Remotes(leases, self._probe, self._on_transition)
+        self._planned: remotes.Plan = {}  # of the first start
         self._prepared = False
         self._settled = False  # every planned instance was started or given up
         self._ever_ready = False
@@ -86,7 +88,7 @@ class Supervisor:
 
         Raises ConfigurationError or ModelError (exit code 2), StartupError (exit code 1).
         """
-        self._launch, self._remotes = await self._plan(self._settings)
+        self._launch, self._planned = await self._plan(self._settings)
         await self._state_dir.occupy()
         self._prepared = True
         if self._launch is not None:
@@ -150,50 +152,36 @@ class Supervisor:
         )
 
     def _members(self) -> tuple[Instance | Remote, ...]:
-        return (*self._fleet.instances, *self._remotes.values())
+        return (*self._fleet.instances, *self._remotes)
 
-    # What an operator may ask while it runs
+    # What operator.Supply asks for
 
-    def add(self) -> None:
-        """Start one more instance. Raises OperationRefused, when it is predicted not to fit for example."""
-        plan = self._launch
-        if plan is None:
-            raise OperationRefused("no engine is started here: there are only upstreams")
-        if self._fleet.changing.locked():
-            raise OperationRefused("instances are being started already; try again when they are ready")
-        decision = self._governor.room()
-        if not decision.start:
-            raise OperationRefused(decision.sentence)
-        self._begin(self._add(plan))
+    @property
+    def patience(self) -> float:
+        return self._settings.drain_timeout
 
-    def remove(self, name: str | None = None) -> str:
-        """Take an instance out once its requests have ended, the newest one if none is named; its id.
+    @property
+    def starts_engines(self) -> bool:
+        return self._launch is not None
 
-        Raises NoSuchInstance, OperationRefused.
-        """
-        staying = self._fleet.staying
-        instance = self._named(name) if name is not None else staying[-1] if staying else None
-        if instance is None or instance not in staying:
-            raise OperationRefused("it is being taken out already" if name else "there is no instance to take out")
-        if len(staying) == 1 and not self._remotes:
-            raise OperationRefused("it is the last one; stop slotproxy instead")
-        self._fleet.ceiling = len(staying) - 1
-        self._begin(self._fleet.remove(instance, self._settings.drain_timeout))
-        return instance.id
+    @property
+    def has_upstreams(self) -> bool:
+        return bool(self._remotes)
 
-    def restart(self, name: str | None = None) -> None:
-        """Restart one instance once its requests have ended, or all of them in turn.
+    def start(self) -> Instance:
+        """Start one more instance. Only while it runs, and where engines are started at all."""
+        assert self._tasks is not None
+        assert self._launch is not None
+        return self._fleet.add(self._launch, self._tasks)
 
-        Raises NoSuchInstance, OperationRefused.
-        """
-        some = self._fleet.staying if name is None else (self._named(name),)
-        if not some:
-            raise OperationRefused("there is no instance to restart")
-        self._begin(self._fleet.roll(some, self._settings.drain_timeout))
+    def begin(self, operation: Coroutine[Any, Any, object]) -> None:
+        """Let it run beside everything else; the end of the proxy ends it. Raises OperationRefused at that end."""
+        if self._tasks is None or self._stopping.is_set():
+            operation.close()
+            raise OperationRefused("the proxy is stopping")
+        self._tasks.create_task(self._until_stopped(operation))
 
-    def log(self, name: str) -> tuple[str, ...]:
-        """The last lines an engine wrote. Raises NoSuchInstance."""
-        return self._named(name).last_lines
+    # A configuration that was read again
 
     async def reconfigure(self, settings: SupplySettings) -> None:
         """From now on by these settings; what they do not concern goes on undisturbed.
@@ -202,34 +190,15 @@ class Supervisor:
         """
         if self._tasks is None:
             raise OperationRefused("it is not running")
-        plan, remotes = await self._plan(settings)
-        if (
-            plan is not None
-            and self._launch is not None
-            and replace(plan, threads=self._launch.threads) == self._launch
-        ):
-            plan = self._launch  # how many threads an engine gets is no reason to restart it
-        changed, self._launch = plan != self._launch, plan
+        plan, servers = await self._plan(settings)
+        before = self._launch
+        if plan is not None and before is not None and replace(plan, threads=before.threads) == before:
+            plan = before  # how many threads an engine gets is no reason to restart it
+        self._launch = plan
         self._settings = settings
         self._governor.reconfigure(settings, self._launch)
-        self._replace_remotes(remotes, self._tasks)
-        self._begin(self._adapt(changed=changed))
-
-    def _named(self, name: str) -> Instance:
-        instance = self._fleet.find(name)
-        if instance is None:
-            raise NoSuchInstance(f"there is no instance {name!r}; there are {self._names()}")
-        return instance
-
-    def _names(self) -> str:
-        return ", ".join(instance.id for instance in self._fleet.instances) or "none"
-
-    def _begin(self, operation: Coroutine[Any, Any, object]) -> None:
-        """Let it run beside everything else; the end of the proxy ends it."""
-        if self._tasks is None or self._stopping.is_set():
-            operation.close()
-            raise OperationRefused("the proxy is stopping")
-        self._tasks.create_task(self._until_stopped(operation))
+        self._remotes.adopt(servers, self._tasks)
+        self.begin(self._adapt(changed=plan != before))
 
     async def _until_stopped(self, operation: Coroutine[Any, Any, object]) -> None:
         async with asyncio.TaskGroup() as race:
@@ -237,13 +206,6 @@ class Supervisor:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
             task.cancel()
             stopped.cancel()
-
-    async def _add(self, plan: Launch) -> None:
-        assert self._tasks is not None
-        async with self._fleet.changing:
-            instance = self._fleet.add(plan, self._tasks)
-            self._fleet.ceiling = len(self._fleet.staying)
-            await instance.outcome()
 
     async def _adapt(self, *, changed: bool) -> None:
         """The number of instances, and then each of them, to what is wanted now."""
@@ -257,13 +219,6 @@ class Supervisor:
             if plan is not None and (not changed or await self._fleet.roll(self._fleet.staying, patience, plan)):
                 await self._populate()
 
-    def _replace_remotes(self, remotes: dict[UpstreamSpec, Remote], tasks: asyncio.TaskGroup) -> None:
-        for spec in self._remotes.keys() - remotes.keys():
-            self._remotes.pop(spec).stop()
-        for spec in remotes.keys() - self._remotes.keys():
-            self._remotes[spec] = remotes[spec]
-            tasks.create_task(remotes[spec].run())
-
     # Running
 
     async def _supply(self) -> None:
@@ -271,12 +226,10 @@ class Supervisor:
             self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
             self._governor.engage(self._launch, tasks, self._bemoan)
-            for remote in self._remotes.values():
-                tasks.create_task(remote.run())
-            if self._launch is not None:
-                self._begin(self._populate())
-            self._begin(self._governor.watch())
-            tasks.create_task(self._until_stopped(Watchdog(self._fleet).run()))
+            self._remotes.adopt(self._planned, tasks)
+            work = [self._governor.watch(), Watchdog(self._fleet).run()]
+            for coroutine in work if self._launch is None else [*work, self._populate()]:
+                tasks.create_task(self._until_stopped(coroutine))
             self._settled = self._launch is None
             await self._stopping.wait()
 
@@ -292,9 +245,8 @@ class Supervisor:
 
     async def _start(self, wanted: int) -> None:
         """So many as the user said, whatever they cost."""
-        assert self._tasks is not None
         while len(self._fleet.staying) < wanted and self._launch is not None and not self._stopping.is_set():
-            instance = self._fleet.add(self._launch, self._tasks)
+            instance = self.start()
             if await instance.outcome() is State.FAILED:
                 self._bemoan(instance)
 
@@ -356,18 +308,12 @@ class Supervisor:
 
     # Planning
 
-    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, dict[UpstreamSpec, Remote]]:
+    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, remotes.Plan]:
         """What `settings` ask for. Raises ConfigurationError or ModelError."""
         if settings.model is None and not settings.upstreams:
             raise ConfigurationError("there is nothing to serve; give --model or --upstream")
-        used = {remote.id for remote in self._remotes.values()}
-        free = (name for number in range(len(used) + len(settings.upstreams)) if (name := f"u{number}") not in used)
-        remotes = {
-            spec: self._remotes.get(spec)
-            or Remote(upstream_of(next(free), spec, os.environ), self._leases, self._probe, self._on_transition)
-            for spec in settings.upstreams
-        }
-        return None if settings.model is None else await self._plan_launch(settings, settings.model), remotes
+        servers = self._remotes.plan(settings.upstreams, os.environ)
+        return None if settings.model is None else await self._plan_launch(settings, settings.model), servers
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
         facts = await asyncio.to_thread(model.check, path, names=launch.takes_names(settings.engine))

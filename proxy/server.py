@@ -60,7 +60,7 @@ class Server:
             access,
             supervisor.snapshot,
             lambda: leases.queued,
-            Api(supervisor, supervisor.snapshot, lambda: leases.queued, release()),
+            Api(supervisor.operator, supervisor.snapshot, lambda: leases.queued, release()),
             settings.max_body,
         )
         self._signals = 0

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances import records
+from slotproxy.instances import model, records
 from slotproxy.instances.errors import ConfigurationError, ModelError, NoInstances, ShuttingDown, StartupError
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
@@ -215,10 +215,14 @@ async def test_no_instance_at_all_ends_the_run_with_the_reason(tmp_path: Path, d
     assert is_free(tmp_path / "state" / "slotproxy.lock")
 
 
-async def test_a_model_the_engine_refuses_ends_the_run_as_a_model_error(tmp_path: Path, demo_model: Path) -> None:
-    (tmp_path / "other").write_bytes(b"junk")
+async def test_a_model_the_engine_refuses_ends_the_run_as_a_model_error(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(model.check(demo_model), path=tmp_path / "other")  # its header is sound, says our own check
+    facts.path.write_bytes(b"junk")
+    monkeypatch.setattr(model, "check", lambda path, **_: facts)
     with pytest.raises(ModelError, match="the engine cannot load the model"):
-        await run_to_end(stub_settings(tmp_path, demo_model, engine_args=("-m", str(tmp_path / "other"))))
+        await run_to_end(stub_settings(tmp_path, demo_model))
 
 
 async def test_a_lock_of_one_instance_does_not_keep_the_others_from_serving(tmp_path: Path, demo_model: Path) -> None:
