@@ -208,7 +208,8 @@ def _upstreams(snapshot: Snapshot) -> Iterator[Metric]:
         for kind, allowance in traffic.limits.items():
             limit.add_metric([member.id, kind], allowance.limit)
             left.add_metric([member.id, kind], allowance.remaining)
-    yield from (requests, errors, offered, pause, limit, left)
+    if requests.samples:  # a page about upstreams only where there are some
+        yield from (requests, errors, offered, pause, limit, left)
 
 
 def _count_errors(family: CounterMetricFamily, labels: Labels, errors: Errors) -> None:

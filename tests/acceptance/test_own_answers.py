@@ -17,7 +17,9 @@ WANTED = {
     "queue_rejected", "queue_wait_seconds", "time_to_first_token_seconds", "time_per_output_token_seconds",
     "request_duration_seconds", "queue_depth", "slots", "instances", "instance_busy", "instance_memory_bytes",
     "memory_used_bytes", "memory_limit_bytes", "memory_headroom_bytes", "event_loop_lag_seconds", "build_info",
+    "leases", "unserved",
 }  # fmt: skip
+OF_UPSTREAMS = {f"upstream_{name}" for name in ("requests", "unserved", "slots_offered", "pause_seconds", "ratelimit")}
 LATER = {"affinity", "memory_pressure"}  # named there too; they come with what they measure
 
 
@@ -79,6 +81,17 @@ async def test_metrics_have_the_promised_names_and_no_others(proxy: Running) -> 
     for family in found.values():
         assert family.documentation
         assert family.type in ("counter", "gauge", "histogram")
+
+
+async def test_metrics_of_upstreams_are_there_where_there_are_upstreams(behind: StartBehind) -> None:
+    bench = await behind(slots=3)
+    await post(bench.port, chat())
+    found = await families(bench.port)
+    assert OF_UPSTREAMS - set(found) == set()
+    assert value(found["upstream_requests"], "_total", instance="u0") == 1
+    assert value(found["upstream_slots_offered"], instance="u0") == 3
+    assert value(found["upstream_unserved"]) == value(found["upstream_pause_seconds"]) == 0
+    assert value(found["leases"], "_total") == 1
 
 
 async def test_metrics_of_the_supply_are_those_of_the_engines(proxy: Running) -> None:
