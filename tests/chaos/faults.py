@@ -34,6 +34,9 @@ class Faults:
                 return await self._bad_request(injection)
             case Fault.RESTART:
                 return await self._restart(injection)
+            case Fault.ROLL:
+                answer = await ask(self._world.port, "POST", "/slotproxy/api/instances/restart", {})
+                return answer.status == 202
             case Fault.RELOAD:
                 return self._reload()
             case Fault.BURST:

@@ -21,6 +21,7 @@ class Fault(enum.Enum):
     # These do not.
     PAUSE = "engine paused (SIGSTOP, SIGCONT)"
     RESTART = "restart by the API"
+    ROLL = "restart of all in turn by the API"
     RELOAD = "SIGHUP"
     BURST = "more requests than the queue takes"
     RESET = "connections to an upstream reset"
@@ -30,15 +31,16 @@ class Fault(enum.Enum):
 DEADLY = frozenset({Fault.KILL, Fault.STOP, Fault.DIE, Fault.HANG})
 # How often, in relation to each other. Only the fake engine can be told to die or hang; only the real engines' world
 # has an upstream behind a relay.
-ANYWHERE = {
+ANYWHERE: dict[Fault, float] = {
     Fault.KILL: 4,
     Fault.STOP: 3,
     Fault.PAUSE: 4,
     Fault.RESTART: 2,
+    Fault.ROLL: 0.5,
     Fault.RELOAD: 1,
     Fault.BURST: 3,
 }
-ONLY = {"fake": {Fault.DIE: 3, Fault.HANG: 2}, "real": {Fault.RESET: 4, Fault.REFUSE: 2}}
+ONLY: dict[str, dict[Fault, float]] = {"fake": {Fault.DIE: 3, Fault.HANG: 2}, "real": {Fault.RESET: 4, Fault.REFUSE: 2}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
