@@ -25,7 +25,7 @@ from slotproxy.instances.profiles import Idle, Profile, Stop
 from slotproxy.instances.snapshot import Transition
 from slotproxy.instances.upstream import Upstream
 
-STUB = Path(__file__).parent.parent / "stubs" / "ds4_server.py"
+STUB = Path(__file__).parent.parent / "stubs" / "ds4-server"
 SOON = 20.0
 QUICK = Backoff(first=0.01, longest=0.02)
 
