@@ -1,5 +1,6 @@
 """Versions as engines print them, and programs that do not."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -57,14 +58,31 @@ async def test_a_program_that_refuses_the_question_has_no_version(tmp_path: Path
     assert (await detect(profiles.load("ds4-server"), path)).version is None
 
 
-async def test_a_program_that_does_not_end_is_ended_with_what_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(detection, "VERSION_TIMEOUT", 0.9)
-    path = engine(tmp_path / "ds4-server", f"sleep 60 &\necho $! > {tmp_path}/pid\nwait")
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detection, "VERSION_TIMEOUT", 0.05)
+    path = engine(tmp_path / "ds4-server", "exec sleep 60")
     assert (await detect(profiles.load("ds4-server"), path)).version is None
-    started = int((tmp_path / "pid").read_text())
-    assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_program_that_is_given_up_ends_with_what_it_started(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    path = engine(tmp_path / "ds4-server", f"sleep 60 &\necho $! > {note}.new && mv {note}.new {note}\nwait")
+    async with asyncio.timeout(60):
+        asking = asyncio.ensure_future(detect(profiles.load("ds4-server"), path))
+        while not note.exists():
+            await asyncio.sleep(0.01)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        while _runs(int(note.read_text())):  # the kernel carries the signal out in its own time
+            await asyncio.sleep(0.01)
 
 
 async def test_an_engine_of_a_package_has_the_packages_version() -> None:
