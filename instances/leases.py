@@ -101,6 +101,11 @@ class Leases:
         """Whether anybody but those in `exclude` has slots at all, leased or not."""
         return self._pool.offers(exclude)
 
+    @property
+    def refusing(self) -> bool:
+        """Whether every request is refused, as it is while everything is being stopped."""
+        return self._refusal is not None
+
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
 

@@ -97,10 +97,13 @@ class Trial:
         return Run(tokens=sum(stream.result() for stream in streams), seconds=loop.time() - began)
 
     async def _undisturbed(self, streams: Iterable[asyncio.Task[int]]) -> bool:
-        """Return when all have ended; or False, with all of them cancelled, as soon as a client waits."""
+        """Return when all have ended; or False, with all of them cancelled, as soon as a client waits, or everything is
+        to stop.
+        """
         while running := [stream for stream in streams if not stream.done()]:
             await asyncio.wait(running, timeout=LOOK_EVERY)
-            if self._leases.queued and not all(stream.done() for stream in running):
+            wanted = self._leases.queued or self._leases.refusing
+            if wanted and not all(stream.done() for stream in running):
                 for stream in running:
                     stream.cancel()
                 return False

@@ -77,6 +77,11 @@ class Forwarder:
         self._active: set[Answer] = set()
         self.idle = IdleConnections()
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being served or wait to be."""
+        return len(self._active)
+
     def reconfigure(self, limits: Limits, *, strip_credentials: bool) -> None:
         """From now on by these, for the requests in flight, too."""
         self._limits = limits

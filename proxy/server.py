@@ -104,7 +104,7 @@ class Server:
 
     async def _stop(self, server: asyncio.Server, front: Front) -> None:
         self._routes.drain()  # who comes now is told so, until nobody is left who was here before
-        busy = sum(self._leases.leased(upstream) for upstream in self._leases.upstreams)
+        busy = self._forwarder.in_flight - self._leases.queued
         if busy:
             wait = self._settings.drain_timeout
             logger.info("waiting for %d requests in flight, at most %g s; press Ctrl-C again to end them", busy, wait)

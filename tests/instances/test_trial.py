@@ -165,3 +165,13 @@ async def test_a_cancelled_trial_gives_its_slots_up(ground: Ground) -> None:
         running.cancel()
     assert ground.leased == 0
     assert set(ground.owner.abandoned_on) == set(ground.upstreams)
+
+
+async def test_a_stop_does_not_wait_for_a_trial(ground: Ground) -> None:
+    ground.behave(events=100_000, gap=0.05)
+    async with asyncio.TaskGroup() as tasks:
+        trial = tasks.create_task(ground.run())
+        await ground.busy()
+        ground.leases.refuse(lambda: ShuttingDown("the proxy is shutting down"))
+        assert await asyncio.wait_for(trial, SOON) is None
+    assert set(ground.owner.abandoned_on) == set(ground.upstreams)
