@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos import verdicts
+from tests.chaos import observe, verdicts
 from tests.chaos.orders import Order, fake_order, fake_orders, real_orders
 from tests.chaos.schedule import DEADLY, MOST, WINDOW, schedule
-from tests.chaos.tally import Reading, Tally
+from tests.chaos.tally import Reading, Tally, given_up
 from tests.chaos.verdicts import Judged, Verdict
 from tests.clients import Head
 from tests.running import ROOT
@@ -161,6 +161,27 @@ def test_a_real_engines_words_are_compared_and_not_its_bytes() -> None:
     assert verdicts.cut(order, head, spoken("Ho ", done=False)).verdict is Verdict.WRONG
 
 
+LOG = """\
+12:00:00 warning: instance 1: ready -> backoff (the engine exited with status 9)
+12:00:01 instance 1: backoff -> starting
+12:00:02 warning: instance 1: stopped -> backoff (restarted on request)
+12:00:03 error: instance 1: backoff -> failed (the engine gave no answer in time)
+"""
+
+
+def test_failures_are_told_by_the_proxys_log() -> None:
+    noon = 12 * 3600.0
+    assert observe.setbacks(LOG) == [(noon, "1", False), (noon + 3, "1", True)]
+
+
+def test_an_instance_may_be_given_up_after_six_failures_in_five_minutes_and_no_fewer() -> None:
+    six = [(10.0 * number, "1", False) for number in range(6)]
+    assert given_up([*six, (51.0, "1", True)]) == (1, 0)
+    assert given_up([*six[1:], (51.0, "1", True)]) == (1, 1)
+    assert given_up([*six, (305.0, "1", True)]) == (1, 1)
+    assert given_up([*six, (51.0, "2", True)]) == (1, 1)
+
+
 def reading(fds: int = 20, tasks: tuple[str, ...] = ("a", "b"), memory: int = 50 << 20, threads: int = 9) -> Reading:
     return Reading(fds=fds, threads=threads, tasks=tasks, memory=memory)
 
@@ -196,7 +217,7 @@ def test_anything_wrong_hung_leaked_or_left_is_a_problem() -> None:
         found = tally()
         found.count(Judged(verdict=verdict, why="what"))
         assert found.problems() == ["what"]
-    for name in ("leaked", "lost", "shared", "orphans"):
+    for name in ("leaked", "lost", "shared", "orphans", "too_early"):
         found = tally()
         setattr(found, name, 1)
         assert len(found.problems()) == 1, name

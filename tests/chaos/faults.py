@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.chaos import observe
 from tests.chaos.orders import fake_order
-from tests.chaos.schedule import Fault, Injection
+from tests.chaos.schedule import DEADLY, MOST, Fault, Injection
 from tests.chaos.undisturbed import Relay
 from tests.chaos.world import World
 from tests.clients import ask
@@ -46,7 +46,7 @@ class Faults:
 
     async def _signal(self, injection: Injection) -> bool:
         engine = await self._world.engine(injection.target)
-        if engine is None:
+        if engine is None or self._is_weak(injection, injection.target):
             return False
         if injection.fault is Fault.KILL:
             engine.kill()
@@ -60,8 +60,14 @@ class Faults:
         await self._world.recovered(injection.target, replaced=engine, fault=injection.fault.value)
         return True
 
+    def _is_weak(self, injection: Injection, number: int | None) -> bool:
+        """Whether what the fault would hit has failed so often by itself that it might be given up."""
+        return injection.fault in DEADLY and self._world.setbacks(number) >= MOST
+
     async def _bad_request(self, injection: Injection) -> bool:
         """Whichever engine gets it dies or hangs; another that gets it then does not."""
+        if self._is_weak(injection, None):
+            return False
         dice = random.Random(injection.seed)
         fail = "die" if injection.fault is Fault.DIE else "hang"
         flag: Path = self._world.folder / f"flag-{injection.seed}"

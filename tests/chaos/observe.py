@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ MARK = "CHAOS_RUN"  # in the environment of everything a run starts
 OBSERVER = Path(__file__).parent / "observer"
 ASK = signal.SIGRTMIN + 5 if sys.platform == "linux" else signal.SIGUSR2
 ANSWERS = 5.0  # seconds a proxy may take to tell its tasks
+SETBACK = re.compile(r"(\d\d):(\d\d):(\d\d) \w+: instance (\d+): \w+ -> (backoff|failed)\b")
 ENGINES = ("tests.fake_engine", "slotproxy.instances.embedded")
 
 
@@ -74,6 +76,21 @@ def _is_engines(process: psutil.Process) -> bool:
         return command[:1] == ["sleep"] or any(name in word for word in command for name in ENGINES)
     except psutil.Error:
         return False
+
+
+def setbacks(log: str) -> list[tuple[float, str, bool]]:
+    """Failures of instances by the proxy's own log: second of the day, instance, whether it was given up with it.
+
+    A restart that somebody asked for is none.
+    """
+    found = []
+    for line in log.splitlines():
+        match = SETBACK.match(line)
+        if match is not None and "(restarted on request)" not in line:
+            hours, minutes, seconds, instance, after = match.groups()
+            at = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+            found.append((float(at), instance, after == "failed"))
+    return found
 
 
 def handles(pid: int, number: signal.Signals) -> bool:

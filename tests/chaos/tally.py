@@ -5,12 +5,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.chaos.schedule import Injection
+from tests.chaos.schedule import WINDOW, Injection
 from tests.chaos.verdicts import Judged, Verdict
 
 TOLD = 10  # things that went wrong, in full
 DRIFT = 0.25  # of the proxy's memory, from the first fifth of a run to its end: more is taken for a leak
 POOL = min(32, (os.cpu_count() or 1) + 4)  # threads that asyncio starts as they are needed, and keeps
+TOLERATED = 5  # failures of an instance within WINDOW; with one more it is given up
 LONG = 60.0  # seconds; in shorter runs memory has not settled
 
 
@@ -38,6 +39,8 @@ class Tally:
     recoveries: list[tuple[float, str]] = field(default_factory=list)
     leaked: int = 0  # slots that were busy or withdrawn when everything was over
     lost: int = 0  # instances that did not come back
+    given_up: int = 0  # instances that failed too often; they were brought back by the API
+    too_early: int = 0  # of them, those that had not failed often enough
     shared: int = 0  # engines that saw more than one request at a time
     orphans: int = 0  # processes nobody knows, during the run's end or after it
     before: Reading | None = None
@@ -65,6 +68,7 @@ class Tally:
             "slots leaked": self.leaked,
             "slots shared": self.shared,
             "instances lost": self.lost,
+            "instances given up": self.given_up,
             "orphans": self.orphans,
             "file descriptors before, after": _pair(self, "fds"),
             "threads before, after": _pair(self, "threads"),
@@ -89,6 +93,7 @@ class Tally:
             "slots leaked": self.leaked,
             "slots shared": self.shared,
             "instances lost": self.lost,
+            "instances given up too early": self.too_early,
             "orphans": self.orphans,
         }
         found += [f"{number} {what}" for what, number in counted.items() if number]
@@ -107,6 +112,19 @@ class Tally:
         if self.seconds >= LONG and after.memory > self.early * (1 + DRIFT):
             found.append(f"the proxy grew from {self.early >> 20} to {after.memory >> 20} MiB")
         return found
+
+
+def given_up(setbacks: list[tuple[float, str, bool]]) -> tuple[int, int]:
+    """Instances that were given up, and those of them that had not failed more than 5 times within 5 minutes.
+
+    `setbacks` as `observe.setbacks` tells them: giving up follows the failure that was one too many.
+    """
+    ends = [(at, instance) for at, instance, final in setbacks if final]
+    early = 0
+    for end, instance in ends:
+        failures = [at for at, of, final in setbacks if of == instance and not final and end - WINDOW <= at <= end]
+        early += len(failures) <= TOLERATED
+    return len(ends), early
 
 
 def table(tallies: list[Tally]) -> str:

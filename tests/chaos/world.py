@@ -3,6 +3,7 @@
 import asyncio
 import random
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,9 @@ import psutil
 
 from tests.chaos import observe
 from tests.chaos.orders import Order
+from tests.chaos.schedule import WINDOW
 from tests.chaos.talk import play
-from tests.chaos.tally import Reading, Tally
+from tests.chaos.tally import Reading, Tally, given_up
 from tests.chaos.verdicts import Judged
 from tests.clients import ask
 from tests.running import Running
@@ -63,6 +65,7 @@ class World:
         until = asyncio.get_running_loop().time() + seconds
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_early(seconds * READ_EARLY))
+            tasks.create_task(self._bring_back(until))
             for number in range(clients):
                 tasks.create_task(self._client(number, until))
 
@@ -79,6 +82,7 @@ class World:
         tally.lost = sum(slot["state"] != "ready" for slot in slots)
         tally.leaked = sum(slot["is_processing"] for slot in slots)
         tally.shared = await self._shared()
+        tally.given_up, tally.too_early = given_up(observe.setbacks(self.proxy.log))
         tally.after = await self.at_rest()
         tally.orphans = len(observe.strays(self.proxy, self.mark))
 
@@ -119,6 +123,13 @@ class World:
                     return psutil.Process(slot["pid"])
         return None
 
+    def setbacks(self, number: int | None) -> int:
+        """How often the instance failed lately; without a number, the one that failed most."""
+        found = observe.setbacks(self.proxy.log)
+        now = max((at for at, _, _ in found), default=0.0)
+        lately = Counter(of for at, of, _ in found if now - at < WINDOW)
+        return max(lately.values(), default=0) if number is None else lately[str(number)]
+
     async def recovered(self, number: int, *, replaced: psutil.Process | None, fault: str) -> None:
         """Until the instance is ready again, by another process than `replaced`; how long it took is told."""
         loop = asyncio.get_running_loop()
@@ -145,6 +156,14 @@ class World:
                 return
             await self.order(order)
             await asyncio.sleep(pace.uniform(0, THINKS))
+
+    async def _bring_back(self, until: float) -> None:
+        """What an operator would do with an instance that was given up."""
+        while asyncio.get_running_loop().time() < until:
+            for slot in await self._slots():
+                if slot["state"] == "failed":
+                    await ask(self.port, "POST", f"/slotproxy/api/instances/{slot['instance']}/restart", {})
+            await asyncio.sleep(1.0)
 
     async def _read_early(self, after: float) -> None:
         await asyncio.sleep(after)
