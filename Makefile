@@ -21,7 +21,7 @@ SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
-  bench bench-peers bench-engines bench-instructions chaos chaos-kill chaos-soak
+  bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ chaos-kill: $(READY) ## kill -9 of the proxy at 100 random moments, 5 minutes
 
 chaos-soak: $(READY) ## memory and descriptors after 10,000 requests and 2,000 that were left, 5 minutes
 	@exec $(BIN)/python -m tests.chaos.soak $(ARGS)
+
+bench-memory: $(READY) ## --instances auto on real engines against its limit, 30 to 60 minutes (RUNS=3 make bench-memory)
+	@exec $(BIN)/python -m pytest -m slow tests/acceptance/test_auto.py $(ARGS)
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -27,9 +27,9 @@ PATIENCE = 3.0  # seconds a generation of our own waits for clients to leave the
 SAMPLE_EVERY = 0.2  # seconds between readings while engines work for us
 PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
 ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
-STEPS = 3  # prompts of equal length, one after another
+STEPS = 2  # prompts of equal length, one after another
 SHORTEST, LONGEST = 32, 512  # tokens of such a prompt
-ONLY_ONE, ONE_OF_SEVERAL = 0.4, 1.0  # seconds one of them may take: clients of the only instance have to wait for it
+ONLY_ONE, ONE_OF_SEVERAL = 0.4, 2.5  # seconds one of them may take: clients of the only instance have to wait for it
 RATE_TOKENS, MOST_TOKENS = 24, 256  # generated for a comparison
 WINDOW = 0.5  # seconds a comparison's generation takes at least, or it is repeated with more tokens
 ATTEMPTS = 8  # generations in one comparison, the repeated ones included
@@ -110,7 +110,7 @@ class FleetCrew:
         going = self._tasks.create_task(self._fleet.remove(victim, 0.0 if hard else None))
         await asyncio.wait({going}, timeout=GOING)
 
-    async def work(self) -> None:
+    async def work(self, *, known: bool) -> None:
         staying = self._fleet.staying
         newest = staying[-1] if staying else None
         await self._gauge.read()
@@ -118,7 +118,7 @@ class FleetCrew:
             return
         if len(staying) == 1:
             await self._gauge.suit()
-        if len(staying) <= 2:
+        if len(staying) <= 2 and not known:
             await self._fill(newest.upstream, ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL)
         await self._gauge.read()
 

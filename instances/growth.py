@@ -40,8 +40,11 @@ class Crew(Protocol):
     async def remove(self, *, hard: bool) -> None:
         """Take the newest out: an idle one if there is one, else after its request, or at once if it is `hard`."""
 
-    async def work(self) -> None:
-        """Let the newest read prompts, so that it holds what it will hold at work; then read memory."""
+    async def work(self, *, known: bool) -> None:
+        """Let the newest read prompts, so that it holds what it will hold at work; then read memory.
+
+        `known`: what it will hold is known from an earlier start.
+        """
 
     async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
         """Tokens per second of all but the newest, and of all: several pairs, none if the engines cannot be compared.
@@ -186,7 +189,7 @@ class Growth:
         """Of the instance that has just been added: the decision against it, if there is one."""
         if arrival is Arrival.STARVED:
             return await self._starve(crew)
-        await crew.work()
+        await crew.work(known=not prove)
         verdict = self._too_much(crew.level())
         if verdict is None and prove and crew.level().running > 1 and self._settings.min_gain:
             self._unproved += 1

@@ -71,7 +71,7 @@ class Simulated:
         self._starved = False
         self.removed_hard.append(hard)
 
-    async def work(self) -> None:
+    async def work(self, *, known: bool) -> None:
         pass
 
     async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:

@@ -140,7 +140,7 @@ async def test_an_engine_without_memory_is_starved_and_the_first_to_go(ground: G
 
 async def test_work_fills_some_context_and_learns_what_one_more_costs(ground: Ground) -> None:
     await ground.add()
-    await ground.crew.work()
+    await ground.crew.work(known=False)
     level = ground.crew.level()
     assert level.next_cost > 0
     assert level.used >= level.next_cost
