@@ -21,7 +21,8 @@ SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
-  bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak
+  bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak \
+  engines-llama-server engines-mlx-lm
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +89,12 @@ chaos-soak: $(READY) ## memory and descriptors after 10,000 requests and 2,000 t
 
 bench-memory: $(READY) ## --instances auto on real engines against its limit, 30 to 60 minutes (RUNS=3 make bench-memory)
 	@exec $(BIN)/python -m pytest -m slow tests/acceptance/test_auto.py $(ARGS)
+
+engines-llama-server: $(READY) ## build llama-server, old and new, into the cache: a quarter of an hour, for slow tests
+	@exec $(BIN)/python -m scripts.llama_server $(ARGS)
+
+engines-mlx-lm: $(READY) ## install mlx-lm's server into the cache, for slow tests
+	@exec $(BIN)/python -m scripts.mlx_lm_server
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -195,7 +195,7 @@ def test_auto_settles_at_two_when_the_third_ds4_finds_no_memory_and_does_not_try
     played: Played, start_proxy: StartProxy
 ) -> None:
     environment = played.environment(oom_from=2)
-    proxy = start_proxy(*played.options, "--instances", "auto", env=environment).wait_ready(2)
+    proxy = start_proxy(*played.options, "--instances", "auto", "--min-gain", "0", env=environment).wait_ready(2)
     wait_for(lambda: "2 of 3 instances ready" in proxy.log or "2 of 2 instances ready" in proxy.log, "settling")
     assert proxy.ready_count() == 2
     assert "kIOGPUCommandBufferCallbackErrorOutOfMemory" in proxy.log
