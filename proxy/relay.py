@@ -22,11 +22,13 @@ import httptools
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.chunks import LONGEST, OPENINGS
 from slotproxy.proxy.headers import Field
+from slotproxy.proxy.heads import Head, KnownHeads
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
 _CARRIAGE_RETURN, _LINE_FEED = b"\r\n"
+_known_heads = KnownHeads()
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -75,8 +77,8 @@ class EngineConnection(asyncio.Protocol):
 
     __slots__ = (
         "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
-        "_idle", "_lengths", "_parser", "_paused", "_reason", "_reusable", "_sink", "_stirred", "_until_close", "since",
-        "transport", "upstream", "used",
+        "_idle", "_lengths", "_parser", "_paused", "_plain", "_reason", "_reusable", "_sink", "_stirred",
+        "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
@@ -86,6 +88,8 @@ class EngineConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._idle = idle
         self._heard = 0.0
+        self._body: list[bytes] = []
+        self._parser: httptools.HttpResponseParser | None = None
         self._stirred = False  # something came since `heard` was asked for
         self._between_chunks = False  # the parser has read a chunk to its end and nothing since
         self._paused = False
@@ -113,12 +117,7 @@ class EngineConnection(asyncio.Protocol):
 
     def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
-        self._parser = httptools.HttpResponseParser(self)
-        self._fields: list[Field] = []
-        self._lengths: list[bytes] = []
-        self._codings: list[bytes] = []
-        self._body: list[bytes] = []
-        self._reason = b""
+        self._parser = None
         self._head_bytes = 0
         self._final = self._complete = self._until_close = self._between_chunks = False
         self._reusable = True
@@ -172,10 +171,17 @@ class EngineConnection(asyncio.Protocol):
                     sink.receive_chunk(data, data[start:-2])
                     return
         self._heard = monotonic()
+        parser = self._parser
+        first = parser is None
+        if parser is None:
+            if not self._head_only and (known := _known_heads.recognise(data)) is not None:
+                self._answered(sink, *known)
+                return
+            parser = self._parse()
         if not self._final:
             self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(Kind.MALFORMED, f"its answer is not valid HTTP ({error or type(error).__name__})")
             return
@@ -193,6 +199,8 @@ class EngineConnection(asyncio.Protocol):
         if failure is not None:
             self._fail(failure.kind, failure.text)
         elif self._complete:
+            if first and self._plain is not None and self._reusable:
+                _known_heads.add(data, self._plain)
             self._end()
 
     def eof_received(self) -> None:
@@ -214,6 +222,28 @@ class EngineConnection(asyncio.Protocol):
             when = "in the middle of its answer" if self._final else "before it answered"
             sink.fail(Failure(Kind.RESET, f"it closed the connection {when}"))
 
+    def _parse(self) -> httptools.HttpResponseParser:
+        """Begin to."""
+        self._fields: list[Field] = []
+        self._lengths: list[bytes] = []
+        self._codings: list[bytes] = []
+        self._body = []
+        self._reason = b""
+        self._plain: Head | None = None  # the head, if it is one of those that may be known
+        self._parser = httptools.HttpResponseParser(self)
+        return self._parser
+
+    def _answered(self, sink: Sink, head: Head, body: bytes) -> None:
+        """The whole answer came at once, with a head that is known."""
+        self._final = self._complete = True
+        failure = sink.head(*head, len(body))
+        if failure is None and self._sink is not None:  # another one for what follows, maybe
+            failure = self._sink.receive(body, True)
+        if failure is not None:
+            self._fail(failure.kind, failure.text)
+        else:
+            self._end()
+
     # httptools callbacks
 
     def on_status(self, reason: bytes) -> None:
@@ -229,7 +259,9 @@ class EngineConnection(asyncio.Protocol):
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
+        parser = self._parser
+        assert parser is not None
+        status = parser.get_status_code()
         if self._final:  # a second answer to one request
             self._reusable = False
             return
@@ -240,7 +272,7 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._sink is None:
             return
-        if self._parser.get_http_version() not in _VERSIONS:
+        if parser.get_http_version() not in _VERSIONS:
             self._fail(Kind.MALFORMED, "its answer is not HTTP/1.1")
             return
         try:
@@ -250,9 +282,12 @@ class EngineConnection(asyncio.Protocol):
             return
         self._final = True
         self._until_close = length is None and not chunked and status not in (204, 304)
-        self._reusable = self._parser.should_keep_alive() and not self._until_close and not self._head_only
+        self._reusable = parser.should_keep_alive() and not self._until_close and not self._head_only
         self._complete = self._head_only
-        failure = self._sink.head(status, self._reason, tuple(self._fields), length)
+        fields = tuple(self._fields)
+        if length is not None and status not in (204, 304):
+            self._plain = Head(status, self._reason, fields)
+        failure = self._sink.head(status, self._reason, fields, length)
         if failure is not None:
             self._fail(failure.kind, failure.text)
 

@@ -2,6 +2,7 @@ import asyncio
 import itertools
 from typing import cast
 
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,13 +40,16 @@ class Recorder:
     """A sink that remembers."""
 
     def __init__(self) -> None:
+        self.status = 0
+        self.fields: tuple[Field, ...] = ()
+        self.length: int | None = None
         self.body = b""
         self.whole_chunks = 0
         self.completed = 0
         self.failures: list[Failure] = []
 
     def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> None:
-        return None
+        self.status, self.fields, self.length = status, fields, length
 
     def receive(self, data: bytes, complete: bool) -> None:
         assert not self.completed
@@ -65,12 +69,12 @@ class Recorder:
         self.failures.append(failure)
 
 
-def exchange(segments: list[bytes]) -> tuple[Recorder, FakeTransport, EngineConnection]:
+def exchange(segments: list[bytes], *, head_only: bool = False) -> tuple[Recorder, FakeTransport, EngineConnection]:
     """What a sink hears of an answer that comes in these segments."""
     transport, sink = FakeTransport(), Recorder()
     connection = EngineConnection(Upstream(instance="0", host="h", port=1), IdleConnections())
     connection.connection_made(cast(asyncio.Transport, transport))
-    connection.send(b"", sink)
+    connection.send(b"", sink, head_only=head_only)
     for segment in segments:
         connection.data_received(segment)
     return sink, transport, connection
@@ -129,4 +133,49 @@ def test_an_answer_that_ends_between_two_chunks_is_not_whole() -> None:
 def test_a_whole_chunk_after_the_end_of_an_answer_is_not_handed_to_the_next() -> None:
     sink, transport, _ = exchange([HEAD, b"1\r\na\r\n", b"0\r\n\r\n", b"1\r\nb\r\n"])
     assert (sink.body, sink.completed) == (b"a", 1)
+    assert transport.closed
+
+
+PLAIN = b"HTTP/1.1 200 OK\r\nServer: %b\r\nContent-Length: %d\r\n\r\n%b"
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40), st.lists(st.integers(0, 1000), max_size=3))
+def test_an_answer_with_a_known_head_is_the_one_that_a_parser_would_find(
+    before: bytes, body: bytes, places: list[int]
+) -> None:
+    exchange([PLAIN % (b"known", len(before), before)])
+    sink, transport, _ = exchange(cut(PLAIN % (b"known", len(body), body), places))
+    assert (sink.status, sink.fields, sink.length) == (200, ((b"Server", b"known"),), len(body))
+    assert (sink.body, sink.completed, sink.failures) == (body, 1, [])
+    assert not transport.closed
+
+
+def test_a_body_that_looks_like_a_head_is_not_remembered_as_one() -> None:
+    trap = PLAIN % (b"trap", 5, b"hello")
+    lines = PLAIN % (b"outer", len(trap), b"")
+    exchange([lines, trap])
+    exchange([lines + trap])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httptools, "HttpResponseParser", None)
+        with pytest.raises(TypeError):
+            exchange([trap])
+
+
+def test_a_head_that_ends_the_connection_is_parsed_every_time() -> None:
+    last = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+    for _ in range(3):
+        sink, transport, _ = exchange([last])
+        assert (sink.body, sink.completed, transport.closed) == (b"hi", 1, True)
+
+
+def test_an_answer_to_head_has_no_body_although_its_head_is_known() -> None:
+    exchange([PLAIN % (b"head", 2, b"hi")])
+    sink, transport, _ = exchange([PLAIN % (b"head", 2, b"")], head_only=True)
+    assert (sink.body, sink.completed, transport.closed) == (b"", 1, True)
+
+
+def test_bytes_after_an_answer_end_the_connection_although_its_head_is_known() -> None:
+    exchange([PLAIN % (b"more", 2, b"hi")])
+    sink, transport, _ = exchange([PLAIN % (b"more", 2, b"hi") + b"!"])
+    assert sink.body in (b"hi", b"")
     assert transport.closed
