@@ -71,7 +71,10 @@ class Aftercare:
         return HeldBack(f"{soonest.upstream.authority} takes no request: {soonest.why_held_back}", soonest.pause)
 
     def _behind(self, upstream: Upstream) -> Instance | Remote | None:
-        return next((member for member in self._members() if member.upstream is upstream), None)
+        for member in self._members():
+            if member.upstream is upstream:
+                return member
+        return None
 
     async def _give_back(self, instance: Instance, lease: Lease) -> None:
         idle = instance.idle(lease.upstream, streamed=lease.streaming)

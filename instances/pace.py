@@ -30,6 +30,11 @@ class Pace:
     def __post_init__(self) -> None:
         self.window = float(self.most)
 
+    @property
+    def steady(self) -> bool:
+        """Whether it may have all it ever may, and another good answer changes nothing."""
+        return self.reason is None and not self._streak and self.window == self.most
+
     def slots(self, now: float) -> int:
         """How many requests it may have at a time now; 0 during a pause."""
         return 0 if now < self.until else int(self.window)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 Field = tuple[bytes, bytes]
 
@@ -55,6 +56,12 @@ class Refusal:
 
     reason: Reason
     wait: float | None  # seconds before the next one, at least; None: the server does not say
+
+
+@lru_cache(maxsize=256)
+def mentioned(fields: tuple[Field, ...]) -> bool:
+    """Whether `fields` hold one about limits. Cached: most servers say the same every time, and have none."""
+    return any(b"ratelimit" in name.lower() for name, _ in fields)
 
 
 def allowances(fields: Sequence[Field], wall: float) -> dict[str, Allowance]:

@@ -16,7 +16,17 @@ from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.pace import Pace
 from slotproxy.instances.probe import Probe, resolve
-from slotproxy.instances.ratelimits import Allowance, Field, Reason, allowances, refusal, scarce, starved
+from slotproxy.instances.ratelimits import (
+    REFUSALS,
+    Allowance,
+    Field,
+    Reason,
+    allowances,
+    mentioned,
+    refusal,
+    scarce,
+    starved,
+)
 from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
 from slotproxy.instances.standing import Standing
 from slotproxy.instances.upstream import Upstream
@@ -108,6 +118,8 @@ class Remote:
         """A request was answered: see UpstreamOwner."""
         if status is not None:
             self._requests += 1
+            if status < 500 and status not in REFUSALS and self._is_unlimited and not mentioned(fields):
+                return  # as nearly always: what follows would change nothing
         now, wall = time.monotonic(), time.time()
         told = refusal(status, fields, body, wall)
         self._limits = allowances(fields, wall) or self._limits
@@ -121,6 +133,10 @@ class Remote:
             if wait := starved(self._limits):
                 self._pace.starved(wait, now, random.random())
         self._keep_pace()
+
+    @property
+    def _is_unlimited(self) -> bool:
+        return self._pace.steady and not self._limits and self._resumption is None
 
     def failed(self, reason: str) -> None:
         """A request found it wanting: see UpstreamOwner."""
