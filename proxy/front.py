@@ -11,6 +11,7 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from slotproxy.proxy.errors import Refusal, crowded, malformed
+from slotproxy.proxy.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Writer(Protocol):
     def resume(self) -> None: ...
 
 
-class ClientConnection(RequestHandler):
+class ClientConnection(Turns):
     """One client connection."""
 
     __slots__ = ("_start_line", "body", "writer")
@@ -155,27 +156,6 @@ class Front(web.Server):
 
 def _idle_until(connection: ClientConnection) -> float:
     return connection.idle_until
-
-
-class Sent(web.StreamResponse):
-    """Tells aiohttp that the answer is already on the transport."""
-
-    def __init__(self, *, keep_alive: bool) -> None:
-        super().__init__()
-        self._keep = keep_alive
-
-    @property
-    def keep_alive(self) -> bool | None:
-        return self._keep
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
-
-
-KEPT, CLOSED = Sent(keep_alive=True), Sent(keep_alive=False)
 
 
 def refuse(refusal: Refusal, path: str, request_id: str | None = None) -> web.Response:

@@ -25,11 +25,12 @@ from slotproxy.proxy.answer import Request
 from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
-from slotproxy.proxy.front import CLOSED, KEPT, ClientConnection, refuse
+from slotproxy.proxy.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.logs import log_access
 from slotproxy.proxy.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.turns import CLOSED, KEPT
 
 R = TypeVar("R", bound=web.StreamResponse)
 logger = logging.getLogger(__name__)
