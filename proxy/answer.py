@@ -13,7 +13,7 @@ from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.proxy import errors
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
-from slotproxy.proxy.meter import MANY, Meter
+from slotproxy.proxy.meter import Meter
 from slotproxy.proxy.observed import Observer, Refusal, error_event
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
 
@@ -42,8 +42,8 @@ class Answer:
     """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own", "_pieces",
-        "_request", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter",
+        "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own",
+        "_passing", "_request", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter",
         "paused_since", "refusal", "status", "stream",
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ class Answer:
         self._head: bytes | None = None
         self._chunked = False
         self._counted = False  # the client was told how many bytes would come
-        self._pieces: list[bytes] | None = None  # the meter's, once a chunk needs nothing but to be passed on
+        self._passing = False  # whole chunks no longer come by here
         self.first_byte = self.last_byte = 0.0
         self.stream = False
         self.meter: Meter | None = None
@@ -168,22 +168,13 @@ class Answer:
         if complete:
             self._report()
             self._finish()
+        elif self._chunked and not self._passing:
+            self._let_pass()
         return None
 
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
-        pieces = self._pieces
-        if pieces is None:
-            self.receive(content, False)
-            return
-        transport = self._client.transport
-        if transport is None:  # one that is only closing takes no harm from a write
-            return
-        pieces.append(content)
-        if len(pieces) >= MANY and self.meter is not None:
+    def settle(self) -> None:
+        if self.meter is not None:
             self.meter.settle()
-        transport.write(chunk)
-        if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
-            self._hold()
 
     def closed(self) -> Failure | None:
         """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
@@ -237,8 +228,11 @@ class Answer:
     def pause(self) -> None:
         """The client reads slower than the engine writes."""
         self.paused_since = monotonic()
-        if self._connection is not None and not self._connection.upstream.write_stall:
-            self._hold()
+        if self._connection is not None:
+            self._passing = False
+            self._connection.ask_first()  # what its client does not read is counted
+            if not self._connection.upstream.write_stall:
+                self._hold()
 
     def resume(self) -> None:
         self.paused_since = None
@@ -283,12 +277,15 @@ class Answer:
         if meter is None:
             return
         meter.feed(data)
-        if self.stream and not self.first_token:
-            if not meter.has_event:
-                return
+        if self.stream and not self.first_token and meter.has_event:
             self.first_token = self.heard
-        if self._chunked and self.begun:
-            self._pieces = meter.pieces
+
+    def _let_pass(self) -> None:
+        """Once the head is out and the first token has come, a whole chunk needs nothing but to be passed on."""
+        ready = self.begun and self.paused_since is None and (self.first_token or not self.stream)
+        if ready and self.meter is not None and self._connection is not None:
+            self._passing = True
+            self._connection.let_pass(self._client, self.meter.pieces)
 
     def _is_missing_a_body(self) -> bool:
         return self.status == 200 and self._request.method == "POST" and not self._request.streaming

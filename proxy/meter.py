@@ -14,6 +14,7 @@ KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usag
 _TRIM = 2 * KEPT
 _FIRST, _LAST = 4 * 1024, 2 * 1024  # bytes in which the first and the last events of a stream mostly are
 MANY = 64  # pieces that are put together
+_LARGE = 4096  # bytes of a piece that is not kept waiting for others
 _DATA = b"\ndata:"
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
@@ -85,7 +86,7 @@ class Meter:
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
-        self._kept = bytearray(b"\n")
+        self._kept = b"\n"
         self._events = 0
         self._size = 0
         self._early: Usage | None = None
@@ -94,17 +95,16 @@ class Meter:
     def feed(self, chunk: bytes) -> None:
         """The next piece, of any size."""
         self.pieces.append(chunk)
-        self.settle()
+        if len(chunk) >= _LARGE or len(self.pieces) >= MANY:
+            self.settle()
 
     def settle(self) -> None:
         """Put the pieces to what is kept."""
         if self.pieces:
-            data = b"".join(self.pieces)
+            kept = b"".join((self._kept, *self.pieces))
             self.pieces.clear()
-            self._size += len(data)
-            self._kept += data
-            if len(self._kept) > _TRIM:
-                self._trim()
+            self._size += len(kept) - len(self._kept)
+            self._kept = kept if len(kept) <= _TRIM else self._trimmed(kept)
 
     @property
     def size(self) -> int:
@@ -116,7 +116,7 @@ class Meter:
     def tail(self) -> bytes:
         """The end of what came, 8 KiB or all there is."""
         self.settle()
-        return bytes(self._kept[-KEPT // 2 :])
+        return self._kept[-KEPT // 2 :]
 
     @property
     def has_event(self) -> bool:
@@ -140,27 +140,27 @@ class Meter:
     def done(self) -> bool:
         """Whether the stream said that it is complete in OpenAI's way."""
         self.settle()
-        return bytes(self._kept[-64:]).rstrip().endswith(b"data: [DONE]")
+        return self._kept[-64:].rstrip().endswith(b"data: [DONE]")
 
     @property
     def ended(self) -> bool:
         """Whether the last event of the stream is one that ends an answer, in OpenAI's or Anthropic's way."""
         self.settle()
-        last = bytes(self._kept).rstrip().rpartition(b"\n\n")
+        last = self._kept.rstrip().rpartition(b"\n\n")
         # Of an event that is longer than what was kept only the end is here: it is whole where a new one may begin.
         return _END.search(last[2]) is not None or (not last[1] and self._size > KEPT and self.at_boundary)
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
         self.settle()
-        found = find_usage(bytes(self._kept[-_LAST:])) if self._stream else self._whole_usage()
+        found = find_usage(self._kept[-_LAST:]) if self._stream else self._whole_usage()
         if found.is_whole:
             return found
-        found = find_usage(bytes(self._kept[-KEPT:]))
+        found = find_usage(self._kept[-KEPT:])
         if self._early is not None:
             found = found.or_else(self._early)
         if found.prompt is None and len(self._kept) > KEPT:
-            found = found.or_else(find_usage(bytes(self._kept)))
+            found = found.or_else(find_usage(self._kept))
         if found.completion is None and self._stream and self.events:
             found = found.or_else(Usage(completion=self.events - self.done))
         return found
@@ -175,15 +175,13 @@ class Meter:
             return NOTHING
         return NOTHING if said.usage is None else _from_usage(said.usage)
 
-    def _trim(self) -> None:
-        """Drop all but the end; a pattern that the cut would split stays whole in what is kept."""
-        cut = len(self._kept) - KEPT
-        dropped = bytes(self._kept[:cut])
+    def _trimmed(self, data: bytes) -> bytes:
+        """The end of `data`; a pattern that the cut would split stays whole in it."""
+        cut = len(data) - KEPT
         if self._early is None:  # Anthropic's first event; what else there is of use comes last
-            self._early = find_usage(dropped[:_FIRST])
-        seam = len(_DATA) - 1
-        self._events += dropped.count(_DATA)
-        del self._kept[: cut - seam]  # the seam is shorter than the pattern: it holds no whole one
+            self._early = find_usage(data[: min(cut, _FIRST)])
+        self._events += data.count(_DATA, 0, cut)
+        return data[cut - len(_DATA) + 1 :]  # what is added is shorter than the pattern: it holds no whole one
 
 
 def find_usage(data: bytes) -> Usage:

@@ -68,8 +68,8 @@ class Refusal:
             self._answer.keep(self)
         return None
 
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
-        self.receive(content, False)
+    def settle(self) -> None:
+        raise AssertionError("no chunk passes by a refusal")
 
     def closed(self) -> Failure | None:
         return self.receive(b"", True)

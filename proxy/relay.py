@@ -23,6 +23,7 @@ from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.chunks import LONGEST, OPENINGS
 from slotproxy.proxy.headers import Field
 from slotproxy.proxy.heads import Head, KnownHeads
+from slotproxy.proxy.meter import MANY
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
@@ -62,8 +63,8 @@ class Sink(Protocol):
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         """What one segment held of the body; `complete` exactly once, with the last."""
 
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
-        """One whole chunk, framed as this proxy frames itself; `content` is what is in it."""
+    def settle(self) -> None:
+        """There are MANY pieces of chunks that passed."""
 
     def closed(self) -> Failure | None:
         """The engine closed the connection, which is all that marks the end of this body: complete, or a Failure."""
@@ -72,13 +73,20 @@ class Sink(Protocol):
         """There will be no (more) answer."""
 
 
+class Outlet(Protocol):
+    """A client's connection."""
+
+    @property
+    def transport(self) -> asyncio.Transport | None: ...
+
+
 class EngineConnection(asyncio.Protocol):
     """One TCP connection to an engine, idle or with one request on it."""
 
     __slots__ = (
         "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
-        "_idle", "_lengths", "_parser", "_paused", "_plain", "_reason", "_reusable", "_sink", "_stirred",
-        "_until_close", "since", "transport", "upstream", "used",
+        "_idle", "_lengths", "_outlet", "_parser", "_passed", "_paused", "_plain", "_reason", "_reusable", "_sink",
+        "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
@@ -91,6 +99,8 @@ class EngineConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._parser: httptools.HttpResponseParser | None = None
         self._stirred = False  # something came since `heard` was asked for
+        self._outlet: Outlet | None = None
+        self._passed: list[bytes] = []
         self._between_chunks = False  # the parser has read a chunk to its end and nothing since
         self._paused = False
         self._sink: Sink | None = None
@@ -115,11 +125,20 @@ class EngineConnection(asyncio.Protocol):
         """Nobody listened for so long: that silence was not the engine's."""
         self._heard += seconds
 
+    def let_pass(self, outlet: Outlet, passed: list[bytes]) -> None:
+        """Until `ask_first`, write whole chunks to `outlet` as they come and put what is in them into `passed`."""
+        self._outlet, self._passed = outlet, passed
+
+    def ask_first(self) -> None:
+        """Give the sink every byte from now on."""
+        self._outlet = None
+
     def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
         self._parser = None
         self._head_bytes = 0
         self._final = self._complete = self._until_close = self._between_chunks = False
+        self._outlet = None
         self._reusable = True
         self._head_only = head_only
         self._sink = sink
@@ -162,13 +181,18 @@ class EngineConnection(asyncio.Protocol):
         if sink is None:  # bytes nobody asked for: the next answer could not be told from them
             self.abort()
             return
-        if self._between_chunks and (length := len(data)) < LONGEST:
+        if self._between_chunks and self._outlet is not None and (length := len(data)) < LONGEST:
             opening = OPENINGS[length]
             if opening is not None and data[-1] == _LINE_FEED and data[-2] == _CARRIAGE_RETURN:
                 start = len(opening)
                 if data[:start] == opening:
                     self._stirred = True
-                    sink.receive_chunk(data, data[start:-2])
+                    transport = self._outlet.transport
+                    if transport is not None:  # one that is only closing takes no harm from a write
+                        self._passed.append(data[start:-2])
+                        if len(self._passed) >= MANY:
+                            sink.settle()
+                        transport.write(data)
                     return
         self._heard = monotonic()
         parser = self._parser

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.headers import Field
+from slotproxy.proxy.meter import MANY
 from slotproxy.proxy.relay import EngineConnection, Failure, IdleConnections, Kind
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -20,9 +21,10 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.closed = False
+        self.written: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        pass
+        self.written.append(data)
 
     def is_closing(self) -> bool:
         return self.closed
@@ -37,14 +39,16 @@ class FakeTransport:
 
 
 class Recorder:
-    """A sink that remembers."""
+    """A sink that remembers, and the outlet for what passes by it."""
 
     def __init__(self) -> None:
+        self.client = FakeTransport()
+        self.transport: asyncio.Transport | None = cast(asyncio.Transport, self.client)
+        self.passed: list[bytes] = []
         self.status = 0
         self.fields: tuple[Field, ...] = ()
         self.length: int | None = None
         self.body = b""
-        self.whole_chunks = 0
         self.completed = 0
         self.failures: list[Failure] = []
 
@@ -53,14 +57,14 @@ class Recorder:
 
     def receive(self, data: bytes, complete: bool) -> None:
         assert not self.completed
+        self.settle()
         self.body += data
         self.completed += complete
 
-    def receive_chunk(self, chunk: bytes, content: bytes) -> None:
-        assert chunk == b"%x\r\n%b\r\n" % (len(content), content)
-        assert not self.completed
-        self.body += content
-        self.whole_chunks += 1
+    def settle(self) -> None:
+        assert len(self.passed) <= MANY
+        self.body += b"".join(self.passed)
+        self.passed.clear()
 
     def closed(self) -> None:
         self.receive(b"", True)
@@ -75,6 +79,7 @@ def exchange(segments: list[bytes], *, head_only: bool = False) -> tuple[Recorde
     connection = EngineConnection(Upstream(instance="0", host="h", port=1), IdleConnections())
     connection.connection_made(cast(asyncio.Transport, transport))
     connection.send(b"", sink, head_only=head_only)
+    connection.let_pass(sink, sink.passed)
     for segment in segments:
         connection.data_received(segment)
     return sink, transport, connection
@@ -99,9 +104,44 @@ def test_the_body_does_not_depend_on_the_framing_nor_on_where_it_was_cut(
     assert not transport.closed
 
 
-def test_a_segment_that_is_one_chunk_is_handed_on_as_it_came_if_a_chunk_went_before() -> None:
-    sink, _, _ = exchange([HEAD, b"1\r\na\r\n", b"2\r\nbc\r\n", b"3\r\ndef\r\n", b"0\r\n\r\n"])
-    assert (sink.body, sink.whole_chunks, sink.completed) == (b"abcdef", 2, 1)
+CHUNKS = [b"1\r\na\r\n", b"2\r\nbc\r\n", b"3\r\ndef\r\n"]
+
+
+def test_a_segment_that_is_one_chunk_passes_as_it_came_if_a_chunk_went_before() -> None:
+    sink, _, _ = exchange([HEAD, *CHUNKS, b"0\r\n\r\n"])
+    assert (sink.body, sink.client.written, sink.completed) == (b"abcdef", CHUNKS[1:], 1)
+
+
+def test_none_passes_while_the_sink_is_to_be_asked_first() -> None:
+    sink, _, connection = exchange([HEAD, CHUNKS[0]])
+    connection.ask_first()
+    connection.data_received(CHUNKS[1])
+    assert (sink.body, sink.client.written) == (b"abc", [])
+    connection.let_pass(sink, sink.passed)
+    connection.data_received(CHUNKS[2])
+    assert sink.client.written == [CHUNKS[2]]
+
+
+def test_none_passes_for_the_next_request_unless_its_sink_says_so() -> None:
+    first, _, connection = exchange([HEAD, *CHUNKS, b"0\r\n\r\n"])
+    second = Recorder()
+    connection.send(b"", second)
+    for segment in (HEAD, *CHUNKS, b"0\r\n\r\n"):
+        connection.data_received(segment)
+    assert (first.client.written, second.client.written, second.body) == (CHUNKS[1:], [], b"abcdef")
+
+
+def test_what_passes_goes_nowhere_when_the_client_is_gone() -> None:
+    sink, _, connection = exchange([HEAD, CHUNKS[0]])
+    sink.transport = None
+    connection.data_received(CHUNKS[1])
+    assert (sink.client.written, sink.passed, sink.failures) == ([], [], [])
+
+
+def test_pieces_of_what_passed_are_settled_when_there_are_many() -> None:
+    sink, _, _ = exchange([HEAD, *[CHUNKS[0]] * (3 * MANY)])
+    assert len(sink.passed) < MANY
+    assert sink.body == b"a" * (3 * MANY - len(sink.passed))
 
 
 @pytest.mark.parametrize("half", [b"1", b"1\r", b"1\r\n", b"1\r\na", b"1\r\na\r", b"5;x=\r\n"])
@@ -110,9 +150,9 @@ def test_what_looks_like_a_chunk_within_a_chunk_is_content(half: bytes) -> None:
     framed = b"%x\r\n%b\r\n" % (len(inner), inner)
     opening = framed[: framed.index(b"\n") + 1]
     sink, _, _ = exchange([HEAD + b"1\r\nx\r\n", opening, inner, b"\r\n", b"0\r\n\r\n"])
-    assert (sink.body, sink.whole_chunks, sink.completed) == (b"x" + inner, 0, 1)
+    assert (sink.body, sink.client.written, sink.completed) == (b"x" + inner, [], 1)
     sink, _, _ = exchange([HEAD + b"1\r\nx\r\n" + half, inner])
-    assert sink.whole_chunks == 0
+    assert sink.client.written == []
 
 
 @pytest.mark.parametrize(
