@@ -1,0 +1,149 @@
+"""The requests of one connection, one after another, both in our own loop and in aiohttp's."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from aiohttp import web
+
+from slotproxy.proxy import turns
+from slotproxy.proxy.front import Front
+from tests.clients import Client, connected, request
+
+
+class Place:
+    """A front that answers with the body it was sent, and remembers which task did."""
+
+    def __init__(self, exits: AsyncExitStack) -> None:
+        self.port = 0
+        self.exits = exits
+        self.front = Front(self.handle)
+        self.tasks: list[asyncio.Task[object] | None] = []
+        self.reached = asyncio.Event()
+        self.cancelled = asyncio.Event()
+
+    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+        self.tasks.append(asyncio.current_task())
+        if raw.path == "/refused":
+            return web.Response(status=403, text="no")
+        if raw.path == "/broken":
+            raise KeyError("a bug")
+        if raw.path == "/written":
+            assert raw.transport is not None
+            raw.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nwritten")
+            return turns.KEPT
+        if raw.path == "/last":
+            assert raw.transport is not None
+            raw.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nlast")
+            return turns.CLOSED
+        if raw.path == "/waits":
+            self.reached.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+        return web.Response(body=await raw.read())
+
+    async def client(self) -> Client:
+        return await self.exits.enter_async_context(connected(self.port))
+
+
+@pytest.fixture(params=[True, False], ids=["own", "aiohttp"])
+async def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    assert turns.FAMILIAR, "a release of aiohttp whose inside turns.py was not compared with"
+    monkeypatch.setattr(turns, "FAMILIAR", request.param)
+    async with AsyncExitStack() as exits:
+        place = Place(exits)
+        server = await asyncio.get_running_loop().create_server(place.front, "127.0.0.1", 0)
+        place.port = server.sockets[0].getsockname()[1]
+        exits.callback(server.close)
+        exits.push_async_callback(place.front.shutdown, 0.01)
+        yield place
+
+
+async def test_requests_are_answered_in_turn_also_when_they_come_at_once(place: Place) -> None:
+    client = await place.client()
+    paths = ("/", "/written", "/", "/written", "/")
+    client.send(b"".join(request("POST", path, b"%d" % number) for number, path in enumerate(paths)))
+    assert [(await client.answer()).body for _ in paths] == [b"0", b"written", b"2", b"written", b"4"]
+
+
+async def test_a_connection_needs_one_task_for_all_its_requests(place: Place) -> None:
+    client = await place.client()
+    for _ in range(3):
+        client.send(request("GET", "/"))
+        await client.answer()
+    assert len(set(place.tasks)) == (1 if turns.FAMILIAR else 3)
+
+
+@pytest.mark.parametrize("path", ["/", "/written", "/refused"])
+async def test_a_body_may_come_late(place: Place, path: str) -> None:
+    client = await place.client()
+    whole = request("POST", path, b"x" * 1000)
+    client.send(whole[:-900])
+    await asyncio.sleep(0)
+    client.send(whole[-900:])
+    first = await client.answer()
+    client.send(request("POST", "/", b"next"))
+    assert (await client.answer()).body == b"next", first
+
+
+async def test_the_rest_of_a_refused_body_is_read_before_the_next_request(place: Place) -> None:
+    client = await place.client()
+    whole = request("POST", "/refused", b"x" * 100_000)
+    client.send(whole[:-50_000])
+    assert (await client.answer()).status == 403
+    client.send(whole[-50_000:] + request("POST", "/", b"next"))
+    assert (await client.answer()).body == b"next"
+
+
+async def test_an_answer_that_says_so_is_the_last(place: Place) -> None:
+    client = await place.client()
+    client.send(request("GET", "/last") + request("GET", "/"))
+    assert (await client.answer()).body == b"last"
+    assert await client.closed()
+    assert len(place.tasks) == 1
+
+
+async def test_a_client_that_leaves_cancels_its_request(place: Place) -> None:
+    client = await place.client()
+    client.send(request("GET", "/waits"))
+    async with asyncio.timeout(5):
+        await place.reached.wait()
+        client.abort()
+        await place.cancelled.wait()
+
+
+async def test_an_upgrade_is_declined_and_what_follows_it_is_answered(place: Place) -> None:
+    client = await place.client()
+    upgrade = request("GET", "/").replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    client.send(request("POST", "/", b"1") + upgrade + request("POST", "/written", b"2") + request("POST", "/", b"3"))
+    assert [(await client.answer()).body for _ in range(4)] == [b"1", b"", b"written", b"3"]
+
+
+async def test_a_malformed_request_is_refused_after_a_good_one(place: Place) -> None:
+    client = await place.client()
+    client.send(request("POST", "/", b"1"))
+    assert (await client.answer()).body == b"1"
+    client.send(b"G@T / HTTP/9\r\n\r\n")
+    assert (await client.answer()).status == 400
+    assert await client.closed()
+
+
+async def test_a_bug_in_the_handler_ends_the_connection(place: Place) -> None:
+    client = await place.client()
+    client.send(request("GET", "/broken") + request("GET", "/"))
+    async with asyncio.timeout(5):
+        assert b" 200 OK" not in await client.reader.read()
+
+
+async def test_a_kept_connection_is_closed_when_it_was_idle_too_long(place: Place) -> None:
+    client = await place.client()
+    client.send(request("GET", "/"))
+    await client.answer()
+    (connection,) = place.front.connections
+    connection._next_keepalive_close_time = 0.0
+    connection._process_keepalive()
+    assert await client.closed()
