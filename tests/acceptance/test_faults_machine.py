@@ -167,7 +167,7 @@ async def test_a_pause_of_the_proxy_itself_costs_no_request_and_no_engine(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     """Ctrl-Z and fg, or a virtual machine that stood still: nobody was silent, nobody listened."""
-    patience = ("--stall-timeout", "600ms", "--prefill-timeout", "600ms")
+    patience = ("--stall-timeout", "1s", "--prefill-timeout", "1s")
     proxy = start_proxy(*fake_engines(tmp_path, instances=2), *patience).wait_ready(2)
     engines = engines_of(proxy)
     async with (
@@ -176,10 +176,10 @@ async def test_a_pause_of_the_proxy_itself_costs_no_request_and_no_engine(
     ):
         await stream.head()
         await stream.next_event()
-        waiting.send(request("POST", "/v1/chat/completions", chat(fake={"delay": 0.5})))
+        waiting.send(request("POST", "/v1/chat/completions", chat(fake={"delay": 0.7})))
         await eventually(partial(busy, proxy, 2))
         proxy.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(1.5)  # the fault itself
+        await asyncio.sleep(2.0)  # the fault itself
         proxy.process.send_signal(signal.SIGCONT)
         assert (await waiting.answer()).status == 200
         assert [event async for event in stream.events()][-1] == b"data: [DONE]"
