@@ -91,18 +91,24 @@ async def works(proxy: Running) -> bool:
     return proxy.busy() > 0
 
 
-async def test_children_of_an_engine_end_with_it(start_proxy: StartProxy, tmp_path: Path) -> None:
-    proxy = start_proxy(*fake_engines(tmp_path, "--children", "2", "--ignore-term", term=0.1)).wait_ready()
+async def test_what_an_engine_forked_ends_with_it(start_proxy: StartProxy, tmp_path: Path) -> None:
+    """Children, and daemons in sessions of their own; when it dies, and when it is stopped."""
+    options = fake_engines(tmp_path, "--children", "1", "--daemons", "1", "--ignore-term", term=0.1)
+    proxy = start_proxy(*options).wait_ready()
     (engine,) = engines_of(proxy)
-    children = [psutil.Process(pid) for pid in await descendants(engine)]
-    assert len(children) == 2
-    engine.kill()
-    await eventually(partial(replaced, proxy, engine, 1))
-    assert not any(map(lives, children))
-    (engine,) = engines_of(proxy)
-    children = [psutil.Process(pid) for pid in await descendants(engine)]
-    assert await asyncio.to_thread(proxy.stop) == 0
-    assert not any(map(lives, children))
+    forked = [psutil.Process(pid) for pid in await descendants(engine)]
+    assert len(forked) == 2
+    try:
+        engine.kill()
+        await eventually(partial(replaced, proxy, engine, 1))
+        assert not any(map(lives, forked))
+        (engine,) = engines_of(proxy)
+        forked = [psutil.Process(pid) for pid in await descendants(engine)]
+        assert await asyncio.to_thread(proxy.stop) == 0
+        assert not any(map(lives, forked))
+    finally:
+        for process in filter(lives, forked):
+            process.kill()
 
 
 async def descendants(engine: psutil.Process) -> list[int]:
@@ -110,19 +116,7 @@ async def descendants(engine: psutil.Process) -> list[int]:
     return [int(pid) for pid in report["descendants"]]
 
 
-async def test_a_daemon_an_engine_forked_ends_with_it(start_proxy: StartProxy, tmp_path: Path) -> None:
-    proxy = start_proxy(*fake_engines(tmp_path, "--daemons", "1")).wait_ready()
-    (engine,) = engines_of(proxy)
-    (daemon,) = [psutil.Process(pid) for pid in await descendants(engine)]
-    try:
-        engine.kill()
-        await eventually(partial(replaced, proxy, engine, 1))
-        assert not lives(daemon)
-    finally:
-        if lives(daemon):
-            daemon.kill()
-
-
+@pytest.mark.slow
 async def test_a_daemon_that_outlived_a_killed_proxy_is_ended_at_the_next_start(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:
@@ -150,6 +144,7 @@ async def test_an_engine_that_keeps_silent_about_its_health_while_it_works_is_le
     assert engines_of(proxy) == [engine]
 
 
+@pytest.mark.slow
 def test_a_stranger_on_an_engines_port_is_never_taken_for_the_engine(start_proxy: StartProxy, tmp_path: Path) -> None:
     proxy = start_proxy(*fake_engines(tmp_path, "--stranger", term=0.1))
     assert proxy.wait() == 1
@@ -174,15 +169,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_relayed_whole(behind: StartB
         assert dripping.body == whole.body
 
 
-async def test_a_killed_engine_is_reported_as_probably_out_of_memory(start_proxy: StartProxy, tmp_path: Path) -> None:
-    proxy = start_proxy(*fake_engines(tmp_path)).wait_ready()
-    (engine,) = engines_of(proxy)
-    engine.kill()
-    await eventually(partial(replaced, proxy, engine, 1))
-    assert "killed by signal 9 (SIGKILL), probably out of memory" in proxy.log
-
-
-async def test_engines_that_end_all_at_once_are_each_reaped_once_and_come_back(
+async def test_killed_engines_are_each_reaped_once_told_of_and_come_back(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     proxy = start_proxy(*fake_engines(tmp_path, instances=3)).wait_ready(3)
@@ -193,6 +180,7 @@ async def test_engines_that_end_all_at_once_are_each_reaped_once_and_come_back(
         await eventually(partial(replaced, proxy, engine, 3), 30)
     children = psutil.Process(proxy.pid).children()
     assert [child for child in children if child.status() == psutil.STATUS_ZOMBIE] == []
+    assert proxy.log.count("killed by signal 9 (SIGKILL), probably out of memory") == 3
     page = (await ask(proxy.port, "GET", "/metrics")).body.decode()
     restarts = [line for line in page.splitlines() if line.startswith("slotproxy_instance_restarts_total{")]
     assert [line.rpartition(" ")[2] for line in restarts] == ["1.0"] * 3, restarts
