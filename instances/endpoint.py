@@ -9,6 +9,7 @@ from slotproxy.instances.upstream import Upstream
 
 MODELS = "/v1/models"
 ANTHROPIC_HOST = "api.anthropic.com"
+WITHOUT_HEALTH = frozenset({"api.openai.com", ANTHROPIC_HOST})  # what they would answer to /health means nothing
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
 PLAIN_KEEPALIVE = 4.0  # seconds: engines close idle connections after five
 KEEPALIVE = 30.0  # seconds for TLS: a handshake over the internet costs more than a connection that was kept in vain

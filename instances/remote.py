@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from slotproxy.instances.endpoint import MODELS
+from slotproxy.instances.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
@@ -122,15 +122,16 @@ class Remote:
                 return  # as nearly always: what follows would change nothing
         now, wall = time.monotonic(), time.time()
         told = refusal(status, fields, body, wall)
-        self._limits = allowances(fields, wall) or self._limits
+        limits = allowances(fields, wall)
+        self._limits = limits or self._limits
         if told is not None:
             self._errors[KINDS[told.reason]] += 1
             self._pace.refused(told, now, random.random())
         elif status is not None:
             if status >= 500:
                 self._errors["other"] += 1
-            self._pace.answered(now, scarce=scarce(self._limits))
-            if wait := starved(self._limits):
+            self._pace.answered(now, scarce=scarce(limits))
+            if wait := starved(limits):
                 self._pace.starved(wait, now, random.random())
         self._keep_pace()
 
@@ -177,7 +178,8 @@ class Remote:
 
     async def _look(self) -> str | None:
         """None when it is healthy: /health says so, or where it has none /v1/models does."""
-        answer = await self._probe.ask(self.upstream, HEALTH)
+        known = self.upstream.host in WITHOUT_HEALTH
+        answer = None if known else await self._probe.ask(self.upstream, HEALTH)
         if answer is not None and answer.status >= 500:
             return f"{HEALTH} answers {answer.status}"
         listing = await self._probe.ask(self.upstream, MODELS)

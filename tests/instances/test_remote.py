@@ -204,6 +204,31 @@ async def test_one_that_says_nothing_is_left_is_left_alone_for_a_while(world: Wo
     lease.release()
 
 
+async def test_what_was_left_once_says_nothing_about_an_answer_that_tells_no_limits(
+    world: World, there: Remote
+) -> None:
+    await world.reached(State.READY, name="u0")
+    limits = {b"limit": b"10", b"remaining": b"0", b"reset": b"1ms"}
+    there.answered(200, tuple((b"x-ratelimit-%b-tokens" % name, value) for name, value in limits.items()), b"")
+    (await world.leases.wait(SOON)).release()
+    there.answered(200, (), b"")
+    member = there.member()
+    assert member.offered == 3
+    assert member.traffic is not None
+    assert member.traffic.held_back is None
+    assert member.traffic.limits["tokens"].limit == 10
+
+
+async def test_an_api_that_is_known_is_not_asked_for_its_health(
+    world: World, elsewhere: Elsewhere, there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "WITHOUT_HEALTH", {"127.0.0.1"})
+    await world.reached(State.READY, name="u0")
+    elsewhere.health = 503
+    there.doubt()
+    assert (await world.leases.wait(SOON)).upstream is there.upstream
+
+
 async def test_a_look_during_a_pause_does_not_end_it(world: World, there: Remote) -> None:
     await world.reached(State.READY, name="u0")
     there.answered(503, ((b"retry-after", b"600"),), b"")
