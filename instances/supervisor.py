@@ -320,8 +320,10 @@ class Supervisor:
         return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
-        text = "model %s, engine %s, %d tokens of context for each instance"
-        logger.info(text, plan.name, plan.profile.name, plan.ctx)
+        context = (
+            f"{plan.ctx} tokens of context for each instance" if plan.profile.takes_ctx else "context without limit"
+        )
+        logger.info("model %s, engine %s, %s", plan.name, plan.profile.name, context)
         self._governor.introduce()
         for sentence in launch.cautions(
             plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size

@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
+from slotproxy.instances import profiles
+from slotproxy.instances.errors import ConfigurationError
 from slotproxy.proxy.config import Settings
 from slotproxy.proxy.options import table
 
@@ -25,3 +29,23 @@ def test_every_test_that_the_page_of_faults_names_exists() -> None:
     assert named - defined == set()
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| fault |")]
     assert [row for row in rows if "`test_" not in row] == []
+
+
+def test_the_page_of_engines_has_a_row_for_every_profile_that_says_how_it_batches() -> None:
+    rows = [line for line in (ROOT / "docs" / "engines.md").read_text("utf-8").splitlines() if line.startswith("| `")]
+    for name in profiles.names():
+        profile = profiles.load(name)
+        (what, when) = (row for row in rows if f"`{name}`" in row.split("|")[1])
+        assert profile.batching is not None
+        assert f"`{profile.batching.how}" in what
+        assert (" | no" in what or "only where" in what) is not profile.memory.shared
+        assert when.count("|") == 5
+
+
+def test_the_worked_example_of_a_profile_is_one_and_its_mistake_is_named_as_shown() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert profiles.parse(example, "embedder.toml").name == "embedder"
+    (shown,) = re.findall(r"^slotproxy: (engine profile embedder.toml, line .*)$", page, re.MULTILINE)
+    with pytest.raises(ConfigurationError, match=re.escape(shown)):
+        profiles.parse(example.replace('path = "/slots"', 'pth = "/slots"'), "embedder.toml")

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import re
 from pathlib import Path
 
 import psutil
@@ -9,8 +11,8 @@ import pytest
 
 from scripts import llama_server, mlx_lm_server
 from slotproxy.instances import launch, profiles
-from tests.clients import chat, connected, eventually, post, request, streaming
-from tests.running import Running, StartProxy, wait_for
+from tests.clients import ask, chat, connected, eventually, post, request, streaming
+from tests.running import ROOT, Running, StartProxy, wait_for
 from tests.tiny_model import make
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,27 @@ async def test_llama_server_of_each_generation(llama_build: int, demo_model: Pat
         client.abort()
     await eventually(lambda: rests(proxy))
     assert all(psutil.Process(pid).cpu_percent(0.5) < 50 for pid in proxy.pids())
+
+
+@pytest.fixture
+def embedder(tmp_path: Path) -> Path:
+    """The profile in the documentation."""
+    page = (ROOT / "docs" / "engines.md").read_text("utf-8")
+    path = tmp_path / "embedder.toml"
+    path.write_text(re.findall(r"```toml\n(.*?)```", page, re.DOTALL)[0])
+    return path
+
+
+async def test_the_worked_example_of_a_profile_of_ones_own(
+    demo_model: Path, start_proxy: StartProxy, embedder: Path
+) -> None:
+    binary = llama_server.binary(NEW)
+    if not binary.exists():
+        pytest.skip(f"llama-server {NEW} is not in the cache; make engines-llama-server builds it")
+    options = ("--model", str(demo_model), "--engine", str(embedder))
+    proxy = await ready(start_proxy, *options, instances=2, env={"PATH": f"{binary.parent}:{os.environ['PATH']}"})
+    answer = await ask(proxy.port, "POST", "/v1/embeddings", {"input": "slotproxy"})
+    assert len(answer.json()["data"][0]["embedding"]) == 576
 
 
 @pytest.fixture
