@@ -16,6 +16,7 @@ from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import Meter
 from slotproxy.proxy.observed import Observer, Refusal, error_event
 from slotproxy.proxy.relay import EngineConnection, Failure, Kind
+from slotproxy.proxy.silence import Silence
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
@@ -43,8 +44,8 @@ class Answer:
 
     __slots__ = (
         "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own",
-        "_passing", "_request", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte", "meter",
-        "paused_since", "refusal", "status", "stream",
+        "_passing", "_request", "_silence", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte",
+        "meter", "paused_since", "refusal", "status", "stream",
     )  # fmt: skip
 
     def __init__(self, request: Request, client: ClientConnection) -> None:
@@ -69,6 +70,7 @@ class Answer:
         self._chunked = False
         self._counted = False  # the client was told how many bytes would come
         self._passing = False  # whole chunks no longer come by here
+        self._silence: Silence | None = None
         self.first_byte = self.last_byte = 0.0
         self.stream = False
         self.meter: Meter | None = None
@@ -236,13 +238,23 @@ class Answer:
 
     def resume(self) -> None:
         self.paused_since = None
+        self._silence = None
         if self._connection is not None:
             self._connection.resume()
 
     # the end
 
+    def says_nothing(self, now: float, patience: float) -> bool:
+        """Whether a stream has brought nothing but comments for `patience` seconds."""
+        if not self.stream or self.meter is None:
+            return False
+        if self._silence is None:
+            self._silence = Silence(now)
+        return self._silence.lasts(self.meter, now, patience)
+
     def forgive(self, seconds: float) -> None:
         """The proxy itself stood still for so long: neither the engine nor the client was slow meanwhile."""
+        self._silence = None
         if self.paused_since is not None:
             self.paused_since += seconds
         if self._connection is not None:

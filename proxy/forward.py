@@ -246,6 +246,9 @@ class Forwarder:
             elif answer.first_byte and now - answer.heard > limits.stall_timeout:
                 text = f"its stream was silent for {limits.stall_timeout:g} s"
                 answer.break_off(Failure(Kind.STALL_TIMEOUT, text))
+            elif answer.says_nothing(now, limits.prefill_timeout):
+                text = f"its stream said nothing but comments for {limits.prefill_timeout:g} s"
+                answer.break_off(Failure(Kind.STALL_TIMEOUT, text))
         self.idle.expire(now)
 
     def forgive(self, seconds: float) -> None:

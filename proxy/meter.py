@@ -124,6 +124,16 @@ class Meter:
         self.settle()
         return self._events > 0 or _DATA in self._kept
 
+    def more_than_comments(self, since: int) -> bool:
+        """Whether any line that came after the first `since` bytes is more than a comment: some engines send those to
+        show that they live, which is no proof that they work.
+        """
+        fresh = self.size - since
+        if fresh <= 0 or fresh > len(self._kept):
+            return fresh > 0
+        begin = self._kept.rfind(b"\n", 0, len(self._kept) - fresh) + 1
+        return any(line.strip() and not line.startswith(b":") for line in self._kept[begin:].split(b"\n"))
+
     @property
     def at_boundary(self) -> bool:
         """Whether the bytes so far end where an event may begin."""

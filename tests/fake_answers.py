@@ -52,6 +52,7 @@ class Behaviour:
     framing: str = "chunked"  # of a stream: chunked, length, close (HTTP/1.0)
     raw: str | None = None  # a name of RAW
     fail: str | None = None  # hang, die, reset, close
+    ping: float = 0.0  # seconds between the comments of a stream that hangs; 0: it says nothing
     after: int = -1  # so many events, then `fail`; -1: before the head
     only_first: str | None = None  # path: `fail` and `raw` only for whoever creates that file first
     compute: float = 0.0  # seconds it goes on computing when the client has left

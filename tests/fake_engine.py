@@ -267,7 +267,7 @@ class _Connection:
         chunked = behaviour.framing == "chunked"
         for number, event in enumerate(stream):
             if number == behaviour.after and behaviour.fail is not None:
-                await self._fail(behaviour.fail)
+                await self._fail(behaviour.fail, behaviour.ping)
                 return True
             for piece in pieces(event, None if behaviour.cuts is None else behaviour.cuts + number):
                 request.sent += piece
@@ -277,8 +277,11 @@ class _Connection:
             await self._write(b"0\r\n\r\n")
         return behaviour.framing == "close"
 
-    async def _fail(self, how: str) -> None:
+    async def _fail(self, how: str, ping: float = 0.0) -> None:
         if how == "hang":
+            while ping:
+                await self._wait(ping)
+                await self._write(b"3\r\n:\n\n\r\n")
             await self.gone.wait()
             raise _Gone
         if how == "die":

@@ -68,6 +68,16 @@ async def test_a_real_engine_stopped_in_mid_stream_costs_that_stream_and_no_othe
     await stopped_in_mid_stream(proxy, LONG_STORY, 2)
 
 
+async def test_a_stream_of_nothing_but_comments_ends(behind: StartBehind) -> None:
+    """Its engine answers and pings, and computes no more."""
+    bench = await behind("--prefill-timeout", "1s")
+    for after in (0, 2):
+        with pytest.raises(Unframed) as caught:
+            await post(bench.port, chat(stream=True, fake={"fail": "hang", "after": after, "ping": 0.1}))
+        assert caught.value.body.count(b":\n\n") > 3
+        assert b'"upstream_timeout"' in caught.value.body
+
+
 async def test_what_an_engine_says_after_a_pause_never_reaches_the_next_request(
     start_proxy: StartProxy, tmp_path: Path
 ) -> None:
