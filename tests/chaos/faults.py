@@ -5,12 +5,16 @@ import random
 import signal
 from pathlib import Path
 
+import psutil
+
 from tests.chaos import observe
 from tests.chaos.orders import fake_order
 from tests.chaos.schedule import DEADLY, MOST, Fault, Injection
 from tests.chaos.undisturbed import Relay
 from tests.chaos.world import World
 from tests.clients import ask
+
+GUARDIAN = "slotproxy-guardian"  # in its command line
 
 
 class Faults:
@@ -37,6 +41,8 @@ class Faults:
             case Fault.ROLL:
                 answer = await ask(self._world.port, "POST", "/slotproxy/api/instances/restart", {})
                 return answer.status == 202
+            case Fault.GUARDIAN:
+                return self._kill_guardian()
             case Fault.RELOAD:
                 return self._reload()
             case Fault.BURST:
@@ -86,6 +92,13 @@ class Faults:
             return False
         await self._world.recovered(injection.target, replaced=engine, fault=injection.fault.value)
         return True
+
+    def _kill_guardian(self) -> bool:
+        for child in psutil.Process(self._world.proxy.pid).children():
+            if GUARDIAN in child.cmdline():
+                child.kill()
+                return True
+        return False
 
     def _reload(self) -> bool:
         pid = self._world.proxy.pid

@@ -22,6 +22,7 @@ class Fault(enum.Enum):
     PAUSE = "engine paused (SIGSTOP, SIGCONT)"
     RESTART = "restart by the API"
     ROLL = "restart of all in turn by the API"
+    GUARDIAN = "guardian killed (SIGKILL)"
     RELOAD = "SIGHUP"
     BURST = "more requests than the queue takes"
     RESET = "connections to an upstream reset"
@@ -37,6 +38,7 @@ ANYWHERE: dict[Fault, float] = {
     Fault.PAUSE: 4,
     Fault.RESTART: 2,
     Fault.ROLL: 0.5,
+    Fault.GUARDIAN: 0.5,
     Fault.RELOAD: 1,
     Fault.BURST: 3,
 }
