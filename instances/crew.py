@@ -24,7 +24,8 @@ from slotproxy.instances.watermarks import Level
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3.0  # seconds a generation of our own waits for clients to leave the engines alone
-SAMPLE_EVERY = 0.2  # seconds between readings while engines work for us
+SAMPLE_EVERY = 0.2  # seconds between readings while engines work for us, or more: then readings may take
+SAMPLING = 0.05  # of one core
 PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
 ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
 STEPS = 2  # prompts of equal length, one after another
@@ -122,12 +123,12 @@ class FleetCrew:
             await self._fill(newest.upstream, ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL)
         await self._gauge.read()
 
-    async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
+    async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
         upstreams = [upstream for instance in self._fleet.staying if (upstream := instance.upstream) is not None]
         if len(upstreams) < 2:
             return None
         try:
-            return await self._compare(upstreams, min_gain)
+            return await self._compare(upstreams, min_gain, PATIENCE if wait else 0.0)
         except TrialFailed as error:
             logger.info("the instances cannot be compared: %s", error)
             return []
@@ -192,9 +193,11 @@ class FleetCrew:
             self._gauge.expect(planner.at_full_context(points, plan.ctx))
 
     async def _read(self, upstream: Upstream, plan: Launch, tokens: int) -> Run | None:
-        return await self._run([upstream], *_request(plan, workload.reading(tokens), ANSWER_TOKENS))
+        return await self._run([upstream], *_request(plan, workload.reading(tokens), ANSWER_TOKENS), PATIENCE)
 
-    async def _compare(self, upstreams: Sequence[Upstream], min_gain: float) -> list[tuple[float, float]] | None:
+    async def _compare(
+        self, upstreams: Sequence[Upstream], min_gain: float, patience: float
+    ) -> list[tuple[float, float]] | None:
         plan, pairs, tokens = self._plan(), list[tuple[float, float]](), RATE_TOKENS
         for attempt in range(ATTEMPTS):
             if plan is None or planner.enough([after / before for before, after in pairs], min_gain):
@@ -202,7 +205,7 @@ class FleetCrew:
             sets = [upstreams[:-1], upstreams]
             runs: dict[int, Run] = {}
             for some in sets if attempt % 2 else reversed(sets):  # what changes over time hits both alike
-                run = await self._run(some, *_request(plan, workload.STORY, tokens))
+                run = await self._run(some, *_request(plan, workload.STORY, tokens), patience)
                 if run is None:
                     return None
                 runs[len(some)] = run
@@ -215,27 +218,29 @@ class FleetCrew:
                 return None
         return pairs
 
-    async def _run(self, upstreams: Sequence[Upstream], path: str, body: Any) -> Run | None:
-        """A trial; memory is read again and again meanwhile."""
-        failed: TrialFailed | None = None
-        run: Run | None = None
+    async def _run(self, upstreams: Sequence[Upstream], path: str, body: Any, patience: float) -> Run | None:
+        """A trial; memory is read again and again meanwhile, and it ends when that gets short."""
         async with asyncio.TaskGroup() as tasks:
-            sampling = tasks.create_task(self._sample())
-            try:
-                run = await self._trial.run(upstreams, path, body, PATIENCE)
-            except TrialFailed as error:  # it must not meet the group, which would wrap it
-                failed = error
-            finally:
-                sampling.cancel()
-        if failed is not None:
-            raise failed
+            trial = tasks.create_task(self._tried(upstreams, path, body, patience))
+            while not trial.done():
+                await self._gauge.read()
+                if self.level().shortage:
+                    trial.cancel()
+                await asyncio.wait({trial}, timeout=max(SAMPLE_EVERY, self._gauge.took / SAMPLING))
         await self._gauge.read()
+        run = None if trial.cancelled() else trial.result()
+        if isinstance(run, TrialFailed):
+            raise run
         return run
 
-    async def _sample(self) -> None:
-        while True:
-            await self._gauge.read()
-            await asyncio.sleep(SAMPLE_EVERY)
+    async def _tried(
+        self, upstreams: Sequence[Upstream], path: str, body: Any, patience: float
+    ) -> Run | TrialFailed | None:
+        """A failure is returned: a task group would wrap it."""
+        try:
+            return await self._trial.run(upstreams, path, body, patience)
+        except TrialFailed as error:
+            return error
 
 
 def _request(plan: Launch, prompt: str, tokens: int) -> tuple[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ between two such readings follows from what the last one took.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -16,6 +17,8 @@ from slotproxy.instances.readings import Pressure, Reading
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.upstream import Upstream
 from slotproxy.instances.watermarks import reserve
+
+logger = logging.getLogger(__name__)
 
 GLANCE_EVERY = 1.0  # seconds between looks at the machine as a whole
 READ_EVERY = 2.0  # seconds between readings of the engines, at least
@@ -36,8 +39,9 @@ class Gauge:
         self.available = 0  # bytes
         self.pressure = Pressure()
         self.strain = ""  # how the machine stalls, for people; "" if it does not
+        self.took = 0.0  # seconds that reading the engines took last
         self._pressed_at = 0.0
-        self._took = 0.0  # seconds that reading the engines took last
+        self._blind = False  # the last reading failed
         self._parts: dict[Upstream, int] = {}  # the most each engine held of its own
         self._peaks: dict[int, int] = {}  # the most that so many instances used together
         self._expected = 0  # bytes that an engine will hold of its own, by calibration
@@ -70,7 +74,7 @@ class Gauge:
     @property
     def pause(self) -> float:
         """Seconds until the engines are to be read again."""
-        return max(READ_EVERY, self._took / SHARE)
+        return max(READ_EVERY, self.took / SHARE)
 
     def expect(self, cost: int) -> None:
         """One more instance is known to take so many bytes."""
@@ -90,7 +94,17 @@ class Gauge:
         return self._parts.get(upstream, 0)
 
     async def glance(self) -> None:
-        """Look at the machine as a whole: quick."""
+        """Look at the machine as a whole: quick. What cannot be read stays as it was."""
+        try:
+            await self._glance()
+        except OSError as error:
+            if not self._blind:
+                logger.warning("memory cannot be read: %s", error)
+            self._blind = True
+        else:
+            self._blind = False
+
+    async def _glance(self) -> None:
         machine, readings, pids = self.machine, self._readings(), self._pids()
         self.available = await asyncio.to_thread(machine.available, readings)
         pressure = await asyncio.to_thread(machine.pressure, pids)
@@ -108,12 +122,14 @@ class Gauge:
             began = time.thread_time()
             try:
                 return self.machine.read(pid)
+            except OSError:
+                return None  # as it was
             finally:
                 took += time.thread_time() - began
 
         for instance in self._instances():
             await instance.measure(timed)
-        self._took = took
+        self.took = took
         self._remember()
         await self.glance()
 
@@ -121,10 +137,13 @@ class Gauge:
         """Once the first engine has worked: govern the memory of GPUs if it uses any."""
         if self._settings.memory_metric != "auto":
             return
-        found = await asyncio.to_thread(machines.suited, self.machine, self._pids())
+        try:
+            found = await asyncio.to_thread(machines.suited, self.machine, self._pids())
+            total = found.total()
+        except OSError:  # a GPU that cannot be read is not governed
+            return
         if found is not self.machine:
-            self.machine = found
-            self.total = found.total()
+            self.machine, self.total = found, total
             self.forget()
             await self.read()
 

@@ -70,7 +70,7 @@ class Governor:
         assert self._crew is not None
         key, known = await self._known()
         self._settled = await self.growth.climb(self._crew, known)
-        if known is None or self._settled is None or known.instances != len(self._fleet.staying):
+        if known is None:
             await self._keep(key)
 
     async def watch(self) -> None:
@@ -98,7 +98,7 @@ class Governor:
         async with self._fleet.changing:
             decision = await self.growth.watch(crew, now)
             if decision is None and self._settled is not None and not self.growth.proved and not self._leases.queued:
-                self._settled = await self.growth.prove(crew) or self._settled
+                self._settled = await self.growth.prove(crew, wait=False) or self._settled
                 key, _ = await self._known()
                 await self._keep(key)
 

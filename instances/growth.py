@@ -46,10 +46,10 @@ class Crew(Protocol):
         `known`: what it will hold is known from an earlier start.
         """
 
-    async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
+    async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
         """Tokens per second of all but the newest, and of all: several pairs, none if the engines cannot be compared.
 
-        None: clients have the engines.
+        None: clients have the engines. `wait`: a few seconds for them to leave.
         """
 
     def why(self) -> str:
@@ -115,6 +115,8 @@ class Growth:
         """
         if known is not None:
             self.rates.update(enumerate(known.rates, start=1))
+        if crew.level().running and not crew.level().next_cost:  # other engines than were measured
+            await crew.work(known=known is not None)
         while True:
             level = crew.level()
             if known is not None and level.running >= known.instances:
@@ -131,13 +133,16 @@ class Growth:
             if verdict is not None:
                 return verdict
 
-    async def prove(self, crew: Crew) -> Decision | None:
-        """Compare with one instance less, if clients leave the engines alone; the decision against the newest."""
+    async def prove(self, crew: Crew, *, wait: bool) -> Decision | None:
+        """Compare with one instance less, if clients leave the engines alone; the decision against the newest.
+
+        `wait`: a few seconds for them to leave.
+        """
         running = crew.level().running
         if not self._unproved or running < 2:
             self._unproved = 0
             return None
-        rates = await crew.compare(self._settings.min_gain)
+        rates = await crew.compare(self._settings.min_gain, wait=wait)
         if rates is None or crew.level().running != running:
             return None
         if not rates:
@@ -193,7 +198,7 @@ class Growth:
         verdict = self._too_much(crew.level())
         if verdict is None and prove and crew.level().running > 1 and self._settings.min_gain:
             self._unproved += 1
-            worthless = await self.prove(crew)
+            worthless = await self.prove(crew, wait=True)
             if worthless is not None:
                 return worthless
             verdict = self._too_much(crew.level())

@@ -2,7 +2,8 @@
 
 import importlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,13 +17,15 @@ def usable() -> bool:
 
 
 def total() -> int:
-    """Bytes of all GPUs together."""
-    return sum(int(_nvml().nvmlDeviceGetMemoryInfo(device).total) for device in _devices())
+    """Bytes of all GPUs together. Raises OSError when the driver does not answer."""
+    with _as_oserror():
+        return sum(int(_nvml().nvmlDeviceGetMemoryInfo(device).total) for device in _devices())
 
 
 def free() -> int:
-    """Bytes of all GPUs that nobody uses."""
-    return sum(int(_nvml().nvmlDeviceGetMemoryInfo(device).free) for device in _devices())
+    """Bytes of all GPUs that nobody uses. Raises OSError when the driver does not answer."""
+    with _as_oserror():
+        return sum(int(_nvml().nvmlDeviceGetMemoryInfo(device).free) for device in _devices())
 
 
 def with_vram(reading: Reading, pids: Collection[int]) -> Reading:
@@ -31,10 +34,21 @@ def with_vram(reading: Reading, pids: Collection[int]) -> Reading:
 
 
 def used_by(pids: Collection[int]) -> int:
-    """Bytes on all GPUs. A driver that does not tell a process's share (some containers, Windows) says None: 0."""
-    nvml = _nvml()
-    running = (process for device in _devices() for process in nvml.nvmlDeviceGetComputeRunningProcesses(device))
+    """Bytes on all GPUs. A driver that does not tell a process's share (some containers, Windows) says None: 0.
+
+    Raises OSError when the driver does not answer.
+    """
+    with _as_oserror():
+        running = [one for device in _devices() for one in _nvml().nvmlDeviceGetComputeRunningProcesses(device)]
     return sum(int(process.usedGpuMemory or 0) for process in running if process.pid in pids)
+
+
+@contextmanager
+def _as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except _nvml().NVMLError as error:  # a GPU that was lost, a driver that was exchanged
+        raise OSError(f"NVML: {error}") from None
 
 
 @cache

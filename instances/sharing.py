@@ -4,6 +4,7 @@ from slotproxy.instances.planner import size
 from slotproxy.instances.readings import Mapping
 
 COPY = 0.6  # of the model's size that an engine holds of its own, or does not map: then it has a copy
+OVERHEAD = 32 << 20  # bytes of heap and compute buffers that even the engine of a tiny model has
 
 
 def broken(*, weights: int, kv: int | None, own: int, mapping: Mapping | None, seen: bool) -> str | None:
@@ -16,11 +17,12 @@ def broken(*, weights: int, kv: int | None, own: int, mapping: Mapping | None, s
         return None
     mapped = 0 if mapping is None else mapping.rss
     private = 0 if mapping is None else mapping.private_dirty
-    copied = (seen and mapped - private < (1 - COPY) * weights) or (kv is not None and own - kv >= COPY * weights)
-    if not copied:
+    unmapped = seen and mapped - private < (1 - COPY) * weights
+    surplus = kv is not None and own - kv >= COPY * weights + OVERHEAD
+    if not (unmapped or surplus):
         return None
     return (
-        f"the instances do not share the model: each holds {size(own)} of its own, the model has {size(weights)}, of "
-        f"which {size(mapped - private)} are mapped; an engine that maps its weights and does not repack or copy them "
-        "would need less"
+        f"the instances do not share the model: each holds {size(own)} of its own beside the {size(mapped - private)} "
+        f"that it maps of the model's {size(weights)}; an engine that maps its weights, and neither copies nor repacks "
+        "them, needs less"
     )

@@ -74,7 +74,7 @@ class Simulated:
     async def work(self, *, known: bool) -> None:
         pass
 
-    async def compare(self, min_gain: float) -> list[tuple[float, float]] | None:
+    async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
         if not self.measurable:
             return None
         return [(self._rate(self.running - 1), self._rate(self.running))] * 2

@@ -150,7 +150,7 @@ async def test_work_fills_some_context_and_learns_what_one_more_costs(ground: Gr
 async def test_instances_are_compared_with_one_less_in_turns(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "WINDOW", 0.0)
     await ground.add(2)
-    pairs = await ground.crew.compare(0.05)
+    pairs = await ground.crew.compare(0.05, wait=True)
     assert pairs is not None
     assert len(pairs) >= 2
     assert all(before > 0 and after > 0 for before, after in pairs)
@@ -159,11 +159,11 @@ async def test_instances_are_compared_with_one_less_in_turns(ground: Ground, mon
 
 async def test_with_clients_or_one_instance_there_is_no_comparison(ground: Ground) -> None:
     await ground.add()
-    assert await ground.crew.compare(0.05) is None
+    assert await ground.crew.compare(0.05, wait=True) is None
     await ground.add()
     lease = ground.world.leases.take()
     assert lease is not None
-    assert await ground.crew.compare(0.05) is None
+    assert await ground.crew.compare(0.05, wait=True) is None
     lease.release()
 
 
@@ -173,7 +173,7 @@ async def test_engines_that_cannot_be_measured_are_not_compared(
     monkeypatch.setattr(workload, "request", lambda *_: ("/nowhere", {}))
     await ground.add(2)
     caplog.set_level("INFO")
-    assert await ground.crew.compare(0.05) == []
+    assert await ground.crew.compare(0.05, wait=True) == []
     assert "the instances cannot be compared: instance 0 did not generate" in caplog.text
 
 

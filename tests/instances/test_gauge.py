@@ -63,7 +63,7 @@ class Engine:
         return self
 
     async def measure(self, read: Any) -> None:
-        self.memory = read(self.pid)
+        self.memory = read(self.pid) or self.memory
 
 
 @pytest.fixture
@@ -150,6 +150,24 @@ async def test_reading_dear_engines_is_done_less_often(bench: Bench, monkeypatch
     assert found.pause == READ_EVERY
     await found.read()
     assert found.pause == 100.0, "half a second of work once in a hundred is half a percent"
+
+
+async def test_what_cannot_be_read_stays_as_it_was_and_is_said_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = gauge([Engine(1)])
+    bench.held = {1: 100}
+    await found.read()
+
+    def lost(*_: object) -> Any:
+        raise OSError("the GPU is lost")
+
+    monkeypatch.setattr(bench, "available", lost)
+    monkeypatch.setattr(bench, "read", lost)
+    await found.read()
+    await found.read()
+    assert (found.used, found.available) == (100 * MIB, 900 * MIB)
+    assert caplog.text.count("memory cannot be read: the GPU is lost") == 1
 
 
 async def test_stalls_show_from_the_second_look_on(bench: Bench) -> None:

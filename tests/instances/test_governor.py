@@ -10,7 +10,7 @@ import pytest
 
 from slotproxy.instances import crew, governor, growth, memory, watermarks
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.planner import Decision
+from slotproxy.instances.planner import Decision, Move
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit
 from tests.instances.conftest import SOON
@@ -39,31 +39,24 @@ def decisions(supply: Supply) -> list[Decision]:
 
 async def settled(tmp_path: Path, model: Path, **changes: Any) -> list[Decision]:
     """The decisions of one start."""
-    async with supplying(tmp_path, model, **({"max_instances": 2} | changes)) as supply:
-        await supply.until(ready=2)
+    async with supplying(tmp_path, model, max_instances=1, **changes) as supply:
+        await supply.until(ready=1)
         return decisions(supply)
 
 
-async def test_what_one_start_found_out_the_next_one_does_not_measure_again(
-    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def compare(*_: object) -> list[tuple[float, float]]:
-        return [(10.0, 20.0)]
-
-    monkeypatch.setattr(crew.FleetCrew, "compare", compare)
+async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_path: Path, demo_model: Path) -> None:
     first = await settled(tmp_path, demo_model)
-    assert [decision.reason for decision in first] == ["fits", "gain", "max-instances"]
-    again = await settled(tmp_path, demo_model)
-    assert [decision.reason for decision in again] == ["fits", "max-instances"]
-    assert again[-1].sentence == f"2 instances as an earlier start found right ({first[-1].sentence})"
-    anew = await settled(tmp_path, demo_model, recalibrate=True)
-    assert [decision.reason for decision in anew] == ["fits", "gain", "max-instances"]
+    assert [decision.reason for decision in first] == ["max-instances"]
+    (again,) = await settled(tmp_path, demo_model)
+    assert (again.reason, again.move) == ("max-instances", Move.STOP)
+    assert again.sentence == f"1 instance as an earlier start found right ({first[0].sentence})"
+    assert await settled(tmp_path, demo_model, recalibrate=True) == first
 
 
 async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def compare(*_: object) -> list[tuple[float, float]]:
+    async def compare(*_: object, wait: bool) -> list[tuple[float, float]]:
         return [(10.0, 10.1)]
 
     monkeypatch.setattr(crew.FleetCrew, "compare", compare)
@@ -78,7 +71,7 @@ async def test_a_comparison_that_clients_prevented_is_made_up_for(
 ) -> None:
     answers: list[list[tuple[float, float]] | None] = [None, None, [(10.0, 10.1)]]
 
-    async def compare(*_: object) -> list[tuple[float, float]] | None:
+    async def compare(*_: object, wait: bool) -> list[tuple[float, float]] | None:
         return answers.pop(0)
 
     monkeypatch.setattr(crew.FleetCrew, "compare", compare)

@@ -73,6 +73,20 @@ def test_a_driver_that_does_not_tell_shares_counts_nothing(monkeypatch: pytest.M
     assert nvidia.used_by({7}) == 0
 
 
+def test_a_driver_that_stops_answering_is_an_error_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nvml({7: GIB})
+    installed(monkeypatch, module)
+    assert nvidia.usable()
+
+    def lost(_: int) -> None:
+        raise NVMLError("GPU is lost")
+
+    module.nvmlDeviceGetMemoryInfo = module.nvmlDeviceGetComputeRunningProcesses = lost
+    for ask in (nvidia.total, nvidia.free, lambda: nvidia.used_by({7})):
+        with pytest.raises(OSError, match="NVML: GPU is lost"):
+            ask()
+
+
 def test_gpus_that_engines_cannot_see_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, nvml({}, {7: GIB}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")

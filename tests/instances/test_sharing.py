@@ -20,11 +20,15 @@ def test_instances_that_map_the_weights_share_them_however_much_else_they_hold(o
 def test_weights_that_are_not_mapped_are_a_copy() -> None:
     sentence = found(own=150, kv=22, mapping=None)
     assert sentence is not None
-    assert "each holds 150.0 MiB of its own, the model has 94.0 MiB, of which 0 bytes are mapped" in sentence
+    assert "each holds 150.0 MiB of its own beside the 0 bytes that it maps of the model's 94.0 MiB" in sentence
 
 
 def test_weights_that_are_mapped_and_repacked_are_a_copy() -> None:
     assert found(own=190, kv=90) is not None
+
+
+def test_what_the_engine_of_a_tiny_model_needs_anyway_is_no_copy() -> None:
+    assert broken(weights=15 * MIB, kv=10 * MIB, own=50 * MIB, mapping=WHOLE, seen=True) is None
 
 
 def test_pages_that_were_written_to_are_not_the_files() -> None:
