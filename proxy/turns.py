@@ -57,6 +57,11 @@ class Turns(RequestHandler):
         if not self._force_close:
             await super().start()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """aiohttp asks for it after every read of a body, and then looks for more requests in no bytes at all."""
+        if self._reading_paused or self._buffer_paused or not FAMILIAR:
+            super().resume_reading(resume_parser)
+
     async def _told(self) -> None:
         """Until there is a request, or an error in place of one."""
         self._waiter = self._loop.create_future()
