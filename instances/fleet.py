@@ -111,10 +111,17 @@ class Fleet:
         return await instance.outcome()
 
     async def roll(self, instances: Iterable[Instance], patience: float, launch: Launch | None = None) -> bool:
-        """Restart `instances` one after another; stop at the first that does not become ready. Whether all did."""
+        """Restart `instances` one after another; stop at the first that does not become ready. Whether all did.
+
+        One whose engine was started since this was asked is restarted already, unless it is to be by `launch`.
+        """
+        asked = {instance: instance.upstream for instance in instances}
         async with self._rolling:  # two at a time would take two out of service
-            for instance in instances:
+            for instance, before in asked.items():
                 if instance not in self._instances or instance in self._leaving:
+                    continue
+                fresh = instance.upstream is not before and instance.standing.state is State.READY
+                if fresh and launch is None:
                     continue
                 if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:
                     logger.error("instance %s did not come back; the others are left as they are", instance.id)

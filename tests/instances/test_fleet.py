@@ -92,6 +92,16 @@ async def test_all_are_restarted_in_turn_and_one_serves_at_every_moment(yard: Ya
     assert [instance.standing.restarts for instance in instances] == [1, 1]
 
 
+async def test_a_restart_asked_for_several_times_before_it_began_is_one_restart(yard: Yard) -> None:
+    instances = await yard.ready(2)
+    rolls = [yard.tasks.create_task(yard.fleet.roll(instances, patience=SOON)) for _ in range(3)]
+    rolls += [yard.tasks.create_task(yard.fleet.roll((instances[1],), patience=SOON)) for _ in range(3)]
+    assert all(await asyncio.wait_for(asyncio.gather(*rolls), SOON))
+    assert [instance.standing.restarts for instance in instances] == [1, 1]
+    assert await asyncio.wait_for(yard.fleet.roll(instances, patience=SOON), SOON)
+    assert [instance.standing.restarts for instance in instances] == [2, 2]
+
+
 async def test_a_roll_stops_at_one_that_does_not_come_back(yard: Yard, gguf: Path) -> None:
     first, second = await yard.ready(2)
     pid = pid_of(second)
