@@ -152,7 +152,7 @@ class EngineConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close hard: engines notice a reset at once, a clean end only when they look, and some not at all."""
-        self._sink = None
+        self._sink = self._outlet = None
         if self.transport is not None:
             sock: socket.socket | None = self.transport.get_extra_info("socket")
             if sock is not None:
@@ -335,7 +335,7 @@ class EngineConnection(asyncio.Protocol):
     # the end of an exchange
 
     def _end(self) -> None:
-        self._sink = None
+        self._sink = self._outlet = None
         self.resume()  # the last bytes may have been what its client could not take: the next client can
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
             self.since = monotonic()
