@@ -108,6 +108,7 @@ class Instance:
             restarts=self.standing.restarts,
             reason=self.standing.reason,
             since=self.standing.since,
+            offered=0 if engine is None else self._leases.offered(engine.upstream),
             stale=engine is not None and engine.stale,
         )
 

@@ -106,6 +106,10 @@ class Leases:
         """Whether every request is refused, as it is while everything is being stopped."""
         return self._refusal is not None
 
+    def offered(self, upstream: Upstream) -> int:
+        """Slots of `upstream` that may be leased now, those that are included; 0: it is not offered."""
+        return self._pool.offered(upstream)
+
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
 

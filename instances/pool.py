@@ -70,6 +70,11 @@ class Pool(Generic[M]):
         """Leases that are out."""
         return len(self._leases)
 
+    def offered(self, member: M) -> int:
+        """Slots of `member` that may be out at a time; 0: it is not granted."""
+        seat = self._seats.get(member)
+        return 0 if seat is None else seat.slots
+
     def leased(self, member: M) -> int:
         """Slots of `member` that are out, also after it was withdrawn."""
         seat = self._seats.get(member)

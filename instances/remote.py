@@ -84,7 +84,7 @@ class Remote:
             restarts=self.standing.restarts,
             reason=self.standing.reason,
             since=self.standing.since,
-            offered=self._offered,
+            offered=self._leases.offered(upstream),
             traffic=self._traffic(),
         )
 

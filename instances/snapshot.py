@@ -83,7 +83,7 @@ class Member:
     reason: str  # one sentence: why it failed last; "" if it never did
     since: float  # seconds on the monotonic clock at which `state` was entered
     stale: bool = False  # the model file is another one by now; the engine serves the one it started with
-    offered: int | None = None  # slots it may have now, while a rate limit holds it back; None: all
+    offered: int = 0  # of its slots those that requests may take now: none unless it serves, fewer under a rate limit
     traffic: Traffic | None = None  # of an upstream
 
 

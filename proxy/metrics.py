@@ -168,7 +168,7 @@ def _slots(snapshot: Snapshot) -> Iterator[Metric]:
         per_instance.add_metric([member.id], member.leased)
         busy += member.leased
         if member.state is State.READY:
-            free += max(0, (member.slots if member.offered is None else member.offered) - member.leased)
+            free += max(0, member.offered - member.leased)
     slots = GaugeMetricFamily("slotproxy_slots", "Slots of instances, by state.", labels=["state"])
     slots.add_metric(["free"], free)
     slots.add_metric(["busy"], busy)
@@ -203,7 +203,7 @@ def _upstreams(snapshot: Snapshot) -> Iterator[Metric]:
             continue
         requests.add_metric([member.id], traffic.requests)
         _count_errors(errors, (member.id,), traffic.errors)
-        offered.add_metric([member.id], member.slots if member.offered is None else member.offered)
+        offered.add_metric([member.id], member.offered)
         pause.add_metric([member.id], traffic.pause)
         for kind, allowance in traffic.limits.items():
             limit.add_metric([member.id, kind], allowance.limit)

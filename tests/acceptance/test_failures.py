@@ -36,8 +36,8 @@ async def metric(bench: Behind, line: str) -> float:
 
 async def usable(bench: Behind) -> bool:
     """Whether every slot can be leased again."""
-    slots = (await ask(bench.port, "GET", "/slots")).json()
-    return all(slot["state"] == "ready" and not slot["is_processing"] for slot in slots)
+    members = (await ask(bench.port, "GET", "/slotproxy/api/instances")).json()
+    return all(member["offered"] == member["slots"] and not member["leased"] for member in members)
 
 
 async def test_no_byte_of_a_malformed_answer_reaches_the_client(behind: StartBehind) -> None:

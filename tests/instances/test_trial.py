@@ -168,7 +168,7 @@ async def test_a_cancelled_trial_gives_its_slots_up(ground: Ground) -> None:
 
 
 async def test_a_stop_does_not_wait_for_a_trial(ground: Ground) -> None:
-    ground.behave(events=100_000, gap=0.05)
+    ground.behave(events=1000, gap=0.05)
     async with asyncio.TaskGroup() as tasks:
         trial = tasks.create_task(ground.run())
         await ground.busy()
