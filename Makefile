@@ -90,7 +90,7 @@ chaos-soak: $(READY) ## memory and descriptors after 10,000 requests and 2,000 t
 bench-memory: $(READY) ## --instances auto on real engines against its limit, 30 to 60 minutes (RUNS=3 make bench-memory)
 	@exec $(BIN)/python -m pytest -m slow tests/acceptance/test_auto.py $(ARGS)
 
-engines-llama-server: $(READY) ## build llama-server, old and new, into the cache: a quarter of an hour, for slow tests
+engines-llama-server: $(READY) ## build llama-server, old and new, into the cache: up to an hour each, for slow tests
 	@exec $(BIN)/python -m scripts.llama_server $(ARGS)
 
 engines-mlx-lm: $(READY) ## install mlx-lm's server into the cache, for slow tests

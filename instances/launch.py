@@ -108,7 +108,9 @@ def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
     profile = profiles.load(engine) if engine != "auto" else _automatic(model, engine_bin)
     if model.kind not in profile.models:
         kinds = " or ".join(KINDS[kind] for kind in profile.models)
-        raise ConfigurationError(f"the engine {profile.name} needs {kinds}, which {model.path} is not")
+        raise ConfigurationError(
+            f"the engine {profile.name} needs {kinds}, which {model.path} is not; give --model one"
+        )
     return profile
 
 

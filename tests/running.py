@@ -193,7 +193,7 @@ class Running:
         left = [member for member in family if member.is_running() and member.status() != psutil.STATUS_ZOMBIE]
         assert not left, f"still running: {left}"
         assert not [port for port in ports if _accepts(port)], f"still open: {ports}"
-        assert not [path for path in self.state_dir.rglob("*.lock") if _is_locked(path)]
+        assert not [path for path in self.state_dir.rglob("*.lock") if is_locked(path)]
         assert not list(self.state_dir.rglob("instance.json"))
 
     def kill(self) -> None:
@@ -236,7 +236,7 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

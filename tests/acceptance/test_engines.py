@@ -16,7 +16,7 @@ import pytest
 from slotproxy.instances import profiles
 from tests.clients import Unframed, chat, connected, eventually, post, request, streaming
 from tests.contract_engines import Played
-from tests.running import Running, StartProxy, wait_for
+from tests.running import Running, StartProxy, is_locked, wait_for
 from tests.stubs.contracts import CONTRACTS
 
 QUICK = "ds4-server"  # the others take their turn in the slow tests
@@ -31,15 +31,6 @@ def played(request: pytest.FixtureRequest, tmp_path: Path) -> Played:
 
 def of_engine(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("played", [name], indirect=True, ids=[name])
-
-
-def is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def check_surroundings(played: Played, proxy: Running, number: int) -> None:

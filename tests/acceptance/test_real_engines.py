@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import psutil
@@ -11,11 +12,12 @@ import pytest
 
 from scripts import llama_server, mlx_lm_server
 from slotproxy.instances import launch, profiles
-from tests.clients import ask, chat, connected, eventually, post, request, streaming
-from tests.running import ROOT, Running, StartProxy, wait_for
+from tests.clients import Unframed, ask, chat, connected, eventually, post, request, streaming
+from tests.running import ROOT, Running, StartProxy, is_locked, wait_for
 from tests.tiny_model import make
 
 pytestmark = pytest.mark.slow
+ONE_THREAD = ("--", "--threads", "1")  # several spin while they wait for each other, and starve where all is busy
 NEW, OLD = llama_server.BUILDS
 POISON = {
     "LLAMA_ARG_CTX_SIZE": "512",
@@ -42,7 +44,7 @@ def maps(pid: int, model: Path) -> bool:
 
 
 async def ready(start_proxy: StartProxy, *options: str, instances: int, env: dict[str, str] | None = None) -> Running:
-    starting = start_proxy(*options, "--instances", str(instances), env=env)
+    starting = start_proxy("--instances", str(instances), *options, env=env)
     return await asyncio.to_thread(starting.wait_ready, instances)
 
 
@@ -65,7 +67,7 @@ def llama_build(request: pytest.FixtureRequest) -> int:
 async def test_llama_server_of_each_generation(llama_build: int, demo_model: Path, start_proxy: StartProxy) -> None:
     binary = str(llama_server.binary(llama_build))
     options = ("--model", str(demo_model), "--engine", "llama-server", "--engine-bin", binary, "--ctx-size", "1000")
-    proxy = await ready(start_proxy, *options, instances=2, env=POISON)
+    proxy = await ready(start_proxy, *options, *ONE_THREAD, instances=2, env=POISON)
 
     help_text = await launch.help_text(profiles.load("llama-server"), (binary,))
     assert ("--load-mode" in help_text) == (llama_build == NEW)
@@ -96,6 +98,49 @@ async def test_llama_server_of_each_generation(llama_build: int, demo_model: Pat
     assert all(psutil.Process(pid).cpu_percent(0.5) < 50 for pid in proxy.pids())
 
 
+def options_of(engine: str, demo_model: Path, folder: Path) -> tuple[str, ...]:
+    """How to start it; skips where it is not in the cache."""
+    if engine == "embedded":
+        return "--model", str(demo_model), "--engine", engine, *ONE_THREAD
+    binary = mlx_lm_server.binary() if engine == "mlx_lm.server" else llama_server.binary(NEW)
+    if not binary.exists():
+        pytest.skip(f"{binary} is not there; make engines-llama-server engines-mlx-lm")
+    model = make(folder / "nonsense", hidden=512) if engine == "mlx_lm.server" else demo_model
+    more = () if engine == "mlx_lm.server" else ONE_THREAD
+    return "--model", str(model), "--engine", engine, "--engine-bin", str(binary), *more
+
+
+@pytest.mark.parametrize("engine", ["embedded", "llama-server", "mlx_lm.server"])
+async def test_a_killed_engine_is_replaced_and_a_stop_lets_a_stream_end(
+    engine: str, demo_model: Path, start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    proxy = await ready(start_proxy, *options_of(engine, demo_model, tmp_path), instances=1)
+    place = proxy.state_dir / "instances" / "0"
+    (pid,) = proxy.pids()
+    assert is_locked(place / "engine.lock")
+    async with streaming(proxy.port, chat("Count to 500.", max_tokens=900)) as client:
+        await client.head()
+        await client.next_event()
+        psutil.Process(pid).kill()
+        with pytest.raises(Unframed, match="the stream was cut"):
+            await client.rest()
+    await eventually(lambda: replaced(proxy, pid), 60.0)
+    assert (await post(proxy.port, chat(max_tokens=2))).head.status == 200
+
+    family = [psutil.Process(proxy.pid), *psutil.Process(proxy.pid).children(recursive=True)]
+    async with streaming(proxy.port, chat("Count to 500.", max_tokens=60)) as client:
+        await client.head()
+        await client.next_event()
+        proxy.process.send_signal(signal.SIGTERM)
+        assert (b"\n\n".join([event async for event in client.events()])).endswith(b"data: [DONE]")
+    assert await asyncio.to_thread(proxy.wait) == 0, proxy.log
+    proxy.assert_nothing_left(family, set())
+
+
+async def replaced(proxy: Running, pid: int) -> bool:
+    return proxy.ready_count() == 1 and pid not in proxy.pids()
+
+
 @pytest.fixture
 def embedder(tmp_path: Path) -> Path:
     """The profile in the documentation."""
@@ -111,7 +156,7 @@ async def test_the_worked_example_of_a_profile_of_ones_own(
     binary = llama_server.binary(NEW)
     if not binary.exists():
         pytest.skip(f"llama-server {NEW} is not in the cache; make engines-llama-server builds it")
-    options = ("--model", str(demo_model), "--engine", str(embedder))
+    options = ("--model", str(demo_model), "--engine", str(embedder), *ONE_THREAD)
     proxy = await ready(start_proxy, *options, instances=2, env={"PATH": f"{binary.parent}:{os.environ['PATH']}"})
     answer = await ask(proxy.port, "POST", "/v1/embeddings", {"input": "slotproxy"})
     assert len(answer.json()["data"][0]["embedding"]) == 576

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,20 @@ def test_who_holds_the_lock_and_what_is_fatal_comes_from_the_file() -> None:
     assert profile.lock.holder == "engine"
     assert profile.env == {"DS4_LOCK_FILE": "{dir}/engine.lock"}
     assert profile.fatal[0].kind is Cause.LOCK_HELD
+
+
+@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO: loading config.json and tokenizer.json from /models/m",
+        "model loaded, 3.1 of 24 GiB of memory in use, 20 GiB out of 24 GiB free",
+        "WARNING: file generation_config.json does not exist, using defaults",
+        "INFO: Uvicorn running on http://127.0.0.1:8000 (Press CTRL+C to quit)",
+        "127.0.0.1 - - POST /v1/chat/completions HTTP/1.1 200 -",
+        "KV cache: allocated 512 MiB, limit of memory 90 %",
+    ],
+)
+def test_an_ordinary_line_is_not_taken_for_a_fatal_one(name: str, line: str) -> None:
+    patterns = [fatal.pattern for fatal in profiles.load(name).fatal]
+    assert [pattern for pattern in patterns if re.search(pattern, line)] == []

@@ -123,7 +123,7 @@ CONTRACTS: Mapping[str, Contract] = {
         waiting=1,
         full=(503, {"error": "server busy, please try again.  maximum pending requests exceeded"}),
         knows=("llama3.2:3b",),
-        error_404={"error": {"message": "model not found", "type": "api_error"}},
+        error_404={"error": {"message": "model 'x' not found", "type": "api_error"}},
         runner=True,
     ),
     "vllm": Contract(
