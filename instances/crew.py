@@ -29,8 +29,10 @@ SAMPLING = 0.05  # of one core
 PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
 ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
 STEPS = 2  # prompts of equal length, one after another
-SHORTEST, LONGEST = 32, 512  # tokens of such a prompt
-ONLY_ONE, ONE_OF_SEVERAL = 0.4, 2.5  # seconds one of them may take: clients of the only instance have to wait for it
+# Tokens of such a prompt, and seconds that it may take: clients of the only instance may have to wait for it. The same on
+# every machine that is not very slow, so that what is measured does not depend on what else it does.
+ONLY_ONE, ONE_OF_SEVERAL = (128, 2.0), (256, 4.0)
+SHORTEST = 32  # tokens
 RATE_TOKENS, MOST_TOKENS = 24, 256  # generated for a comparison
 WINDOW = 0.5  # seconds a comparison's generation takes at least, or it is repeated with more tokens
 ATTEMPTS = 8  # generations in one comparison, the repeated ones included
@@ -120,7 +122,7 @@ class FleetCrew:
         if len(staying) == 1:
             await self._gauge.suit()
         if len(staying) <= 2 and not known:
-            await self._fill(newest.upstream, ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL)
+            await self._fill(newest.upstream, *(ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL))
         await self._gauge.read()
 
     async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
@@ -168,9 +170,9 @@ class FleetCrew:
                 return instance
         return None
 
-    async def _fill(self, upstream: Upstream, seconds: float) -> None:
-        """Have `upstream` read some of its context, each prompt within about so many `seconds`, and learn from that
-        what it will hold when all of it is filled.
+    async def _fill(self, upstream: Upstream, tokens: int, seconds: float) -> None:
+        """Have `upstream` read some of its context, in prompts of so many `tokens` that take about so many `seconds` at
+        most, and learn from that what it will hold when all of it is filled.
         """
         plan = self._plan()
         if plan is None:
@@ -180,7 +182,7 @@ class FleetCrew:
             if run is None:
                 return
             most = (plan.ctx * 3 // 4 - PACE_TOKENS) // STEPS
-            step = max(SHORTEST, min(int(PACE_TOKENS / run.seconds * seconds), LONGEST, most))
+            step = max(SHORTEST, min(int(PACE_TOKENS / run.seconds * seconds), tokens, most))
             points: list[tuple[int, int]] = []
             for number in range(1, STEPS + 1):
                 if await self._read(upstream, plan, number * step) is None:
