@@ -29,7 +29,7 @@ SAMPLING = 0.05  # of one core
 PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
 ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
 STEPS = 2  # prompts of equal length, one after another
-# Tokens of such a prompt, and seconds that it may take: clients of the only instance may have to wait for it. The same on
+# Tokens of such a prompt, and seconds it may take: clients of the only instance may have to wait for it. The same on
 # every machine that is not very slow, so that what is measured does not depend on what else it does.
 ONLY_ONE, ONE_OF_SEVERAL = (128, 2.0), (256, 4.0)
 SHORTEST = 32  # tokens
