@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ STEPS = 2  # prompts of equal length, one after another
 # every machine that is not very slow, so that what is measured does not depend on what else it does.
 ONLY_ONE, ONE_OF_SEVERAL = (128, 2.0), (256, 4.0)
 SHORTEST = 32  # tokens
+SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 RATE_TOKENS, MOST_TOKENS = 24, 256  # generated for a comparison
 WINDOW = 0.5  # seconds a comparison's generation takes at least, or it is repeated with more tokens
 ATTEMPTS = 8  # generations in one comparison, the repeated ones included
@@ -145,6 +147,8 @@ class FleetCrew:
         try:
             facts = await asyncio.to_thread(model.check, plan.model)
         except ModelError:  # gone while it runs: the engine has what it needs
+            return True
+        if SPLIT.search(facts.path.name):  # what the other parts hold is not known here
             return True
         one_file = facts.kind == "gguf"
         mapping = await asyncio.to_thread(memory.mapped, pid, facts.path) if one_file else None

@@ -43,9 +43,10 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     if not DIVIDES:
         return None
     name, found = str(path.resolve()), []
+    names = {name, f"{name} (deleted)"}  # an engine keeps a file that was replaced while it runs
     for member in tree(pid):
         try:
-            found += [entry for entry in psutil.Process(member).memory_maps(grouped=True) if entry.path == name]
+            found += [entry for entry in psutil.Process(member).memory_maps(grouped=True) if entry.path in names]
         except psutil.Error:
             continue
     if not found:
@@ -53,7 +54,7 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     return Mapping(
         rss=sum(entry.rss for entry in found),
         pss=sum(entry.pss for entry in found),
-        private_dirty=sum(entry.private_dirty for entry in found),
+        written=sum(entry.anonymous for entry in found),
     )
 
 

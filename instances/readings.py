@@ -31,7 +31,9 @@ class Mapping:
 
     rss: int
     pss: int
-    private_dirty: int  # written to, so no longer the file's
+    written: (
+        int  # to which was written, so that they are no longer the file's (not: file pages that are not on disk yet)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

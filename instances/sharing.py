@@ -16,13 +16,13 @@ def broken(*, weights: int, kv: int | None, own: int, mapping: Mapping | None, s
     if not weights or own < COPY * weights:
         return None
     mapped = 0 if mapping is None else mapping.rss
-    private = 0 if mapping is None else mapping.private_dirty
-    unmapped = seen and mapped - private < (1 - COPY) * weights
+    written = 0 if mapping is None else mapping.written
+    unmapped = seen and mapped - written < (1 - COPY) * weights
     surplus = kv is not None and own - kv >= COPY * weights + OVERHEAD
     if not (unmapped or surplus):
         return None
     return (
-        f"the instances do not share the model: each holds {size(own)} of its own beside the {size(mapped - private)} "
+        f"the instances do not share the model: each holds {size(own)} of its own beside the {size(mapped - written)} "
         f"that it maps of the model's {size(weights)}; an engine that maps its weights, and neither copies nor repacks "
         "them, needs less"
     )

@@ -22,7 +22,7 @@ import pytest
 
 from tests.acceptance.outside import MIB, Sampler, engines, private, together
 from tests.clients import chat, post
-from tests.running import Running, StartProxy, wait_for
+from tests.running import ROOT, Running, StartProxy, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells PSS")]
 
@@ -316,3 +316,91 @@ def test_reading_memory_costs_less_than_a_hundredth_of_a_core(
         used = together(engines(proxy.pid)) / MIB
         print(f"\nan idle proxy with 3 instances ({used:.0f} MiB): {100 * share:.2f} % of a core")
     assert share < 0.01
+
+
+# An engine that is told to copy the weights: mmap switched off, or repacking switched on.
+COPYING = """
+import sys
+from slotproxy.instances import embedded
+
+made = embedded._parameters
+
+def parameters(xllamacpp, options):
+    params = made(xllamacpp, options)
+    if sys.argv[0] == "no-mmap":
+        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+    elif sys.argv[0] == "repack":
+        params.no_extra_bufts = False
+    return params
+
+embedded._parameters = parameters
+sys.argv[:2] = sys.argv[1:2]
+sys.exit(embedded.main())
+"""
+
+
+def copying(folder: Path, how: str) -> Path:
+    """A profile of the embedded engine that copies its weights, or with `how` "shared" does not."""
+    script = folder / "copying.py"
+    script.write_text(COPYING)
+    text = (ROOT / "instances" / "engines" / "embedded.toml").read_text()
+    text = re.sub(r"^requires = .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^module = .*", f"executable = {json.dumps(sys.executable)}", text, flags=re.MULTILINE)
+    text = text.replace("args = [", f"args = [{json.dumps(str(script))}, {json.dumps(how)},", 1)
+    path = folder / f"{how}.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def repacking_model(own_model: Path) -> Path:
+    """The demo model in Q4_0, a type that llama.cpp repacks for the processor."""
+    gguf, numpy = pytest.importorskip("gguf"), pytest.importorskip("numpy")
+    reader, path = gguf.GGUFReader(own_model), own_model.with_name("q4_0.gguf")
+    writer = gguf.GGUFWriter(path, reader.fields["general.architecture"].contents())
+    for name, found in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            array = found.types[0] == gguf.GGUFValueType.ARRAY
+            writer.add_key_value(name, found.contents(), found.types[0], sub_type=found.types[-1] if array else None)
+    before, after = gguf.GGMLQuantizationType.Q4_1, gguf.GGMLQuantizationType.Q4_0
+    for tensor in reader.tensors:
+        data, kind = tensor.data, tensor.tensor_type
+        if kind == before:
+            kind, data = after, gguf.quants.quantize(gguf.quants.dequantize(data, before).astype(numpy.float32), after)
+        writer.add_tensor(tensor.name, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "fixture", "warned"),
+    [
+        ("shared", "own_model", False),
+        ("no-mmap", "own_model", True),
+        ("shared", "repacking_model", False),
+        ("repack", "repacking_model", True),
+    ],
+)
+def test_copies_of_the_weights_are_warned_about_once_with_figures(
+    start_proxy: StartProxy,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    fixture: str,
+    warned: bool,
+) -> None:
+    model: Path = request.getfixturevalue(fixture)
+    engine = ("--engine", str(copying(tmp_path, how)), "--ctx-size", "1024", "--instances", "2")
+    proxy = start_proxy("--model", str(model), *engine).wait_ready(2)
+    wait_for(lambda: settled(proxy), "settling")
+    pids = proxy.pids()
+    time.sleep(3)  # two looks at the machine
+    lines = [line for line in proxy.log.splitlines() if "do not share the model" in line]
+    with capsys.disabled():
+        own = ", ".join(f"{private(pid) / MIB:.1f}" for pid in pids)
+        print(f"\n{model.name}, {how}: {own} MiB of their own, {together(pids) / MIB:.1f} MiB together; {lines}")
+    assert len(lines) == warned

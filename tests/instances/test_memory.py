@@ -133,7 +133,7 @@ def test_an_older_kernel_does_not_divide_pss(monkeypatch: pytest.MonkeyPatch, tm
 @on_linux
 def test_a_mapping_tells_shared_weights(start: Start, weights: Path) -> None:
     first, _ = start(ENGINE + WAIT, weights), start(ENGINE + WAIT, weights)
-    assert memory.mapped(first.pid, weights) == Mapping(rss=WEIGHTS, pss=WEIGHTS // 2, private_dirty=0)
+    assert memory.mapped(first.pid, weights) == Mapping(rss=WEIGHTS, pss=WEIGHTS // 2, written=0)
 
 
 @on_linux
@@ -146,7 +146,16 @@ weights[:{8 * MIB}] = bytes({8 * MIB})
 """
     found = memory.mapped(start(program + WAIT, weights).pid, weights)
     assert found is not None
-    assert found.private_dirty == 8 * MIB
+    assert found.written == 8 * MIB
+
+
+@on_linux
+def test_a_file_that_is_not_on_disk_yet_is_shared_all_the_same(start: Start, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh"
+    process = start(f"import sys; open(sys.argv[1], 'wb').write(bytes({WEIGHTS}))\n" + ENGINE + WAIT, fresh)
+    found = memory.mapped(process.pid, fresh)
+    assert found is not None
+    assert (found.rss, found.written) == (WEIGHTS, 0)
 
 
 @on_linux

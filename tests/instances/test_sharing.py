@@ -4,7 +4,7 @@ from slotproxy.instances.readings import Mapping
 from slotproxy.instances.sharing import broken
 
 MIB = 1 << 20
-WHOLE = Mapping(rss=94 * MIB, pss=47 * MIB, private_dirty=0)
+WHOLE = Mapping(rss=94 * MIB, pss=47 * MIB, written=0)
 
 
 def found(*, own: int, mapping: Mapping | None = WHOLE, kv: int | None = 90, seen: bool = True) -> str | None:
@@ -32,7 +32,7 @@ def test_what_the_engine_of_a_tiny_model_needs_anyway_is_no_copy() -> None:
 
 
 def test_pages_that_were_written_to_are_not_the_files() -> None:
-    assert found(own=150, kv=None, mapping=Mapping(rss=94 * MIB, pss=94 * MIB, private_dirty=90 * MIB)) is not None
+    assert found(own=150, kv=None, mapping=Mapping(rss=94 * MIB, pss=94 * MIB, written=90 * MIB)) is not None
 
 
 def test_where_mappings_cannot_be_seen_only_what_is_held_counts() -> None:
