@@ -28,11 +28,11 @@ PATIENCE = 3.0  # seconds a generation of our own waits for clients to leave the
 SAMPLE_EVERY = 0.2  # seconds between readings while engines work for us, or more: then readings may take
 SAMPLING = 0.05  # of one core
 PACE_TOKENS = 32  # of the prompt that shows how fast an engine reads
-ANSWER_TOKENS = 8  # generated after a prompt that is only there to be read
+ANSWER_TOKENS = 2  # generated after a prompt that is only there to be read
 STEPS = 2  # prompts of equal length, one after another
 # Tokens of such a prompt, and seconds it may take: clients of the only instance may have to wait for it. The same on
 # every machine that is not very slow, so that what is measured does not depend on what else it does.
-ONLY_ONE, ONE_OF_SEVERAL = (128, 2.0), (256, 4.0)
+ONLY_ONE, ONE_OF_SEVERAL = (128, 4.0), (256, 10.0)
 SHORTEST = 32  # tokens
 SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 RATE_TOKENS, MOST_TOKENS = 24, 256  # generated for a comparison
