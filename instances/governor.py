@@ -20,6 +20,9 @@ from slotproxy.instances.settings import SupplySettings
 
 logger = logging.getLogger(__name__)
 
+QUIET = 5.0  # seconds without a request until a comparison that clients left no time for is made up for
+PAUSE, LONGEST_PAUSE = 5.0, 640.0  # seconds until the next try, doubling
+
 
 class Governor:
     """Of one supervisor."""
@@ -36,6 +39,9 @@ class Governor:
         self._settled: Decision | None = None  # why there are no more, once that is known
         self._warned = False
         self._sharing_checked = False
+        self._granted = 0  # leases when a request was seen last
+        self._busy_at = self._again_at = 0.0
+        self._pause = PAUSE
 
     def engage(self, plan: Launch | None, tasks: asyncio.TaskGroup, failed: Callable[[Instance], None]) -> None:
         """Govern instances started by `plan`, with tasks in `tasks`; `failed` is told of those that did not come up."""
@@ -70,6 +76,7 @@ class Governor:
         assert self._crew is not None
         key, known = await self._known()
         self._settled = await self.growth.climb(self._crew, known)
+        self._busy_at = time.monotonic()
         if known is None:
             await self._keep(key)
 
@@ -97,10 +104,25 @@ class Governor:
             return
         async with self._fleet.changing:
             decision = await self.growth.watch(crew, now)
-            if decision is None and self._settled is not None and not self.growth.proved and not self._leases.queued:
-                self._settled = await self.growth.prove(crew, wait=False) or self._settled
-                key, _ = await self._known()
-                await self._keep(key)
+            if decision is None and self._settled is not None and not self.growth.proved and self._quiet(now):
+                await self._make_up(crew)
+
+    def _quiet(self, now: float) -> bool:
+        """Whether no request has come for a while, and the last comparison that one ended is long enough ago."""
+        if self._leases.granted != self._granted or self._leases.queued:
+            self._granted, self._busy_at = self._leases.granted, now
+        return now - self._busy_at >= QUIET and now >= self._again_at
+
+    async def _make_up(self, crew: FleetCrew) -> None:
+        """The comparison that clients left no time for. Each one that they end makes the next one later."""
+        self._settled = await self.growth.prove(crew, wait=False) or self._settled
+        self._granted = self._leases.granted  # our own
+        if not self.growth.proved:
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+            self._again_at = time.monotonic() + self._pause
+            return
+        key, _ = await self._known()
+        await self._keep(key)
 
     def _warn(self, crew: FleetCrew) -> None:
         """Once: as many instances as the user asked for use too much."""

@@ -106,6 +106,11 @@ class Leases:
         """Whether every request is refused, as it is while everything is being stopped."""
         return self._refusal is not None
 
+    @property
+    def granted(self) -> int:
+        """Leases so far."""
+        return self._pool.granted
+
     def offered(self, upstream: Upstream) -> int:
         """Slots of `upstream` that may be leased now, those that are included; 0: it is not offered."""
         return self._pool.offered(upstream)

@@ -75,11 +75,38 @@ async def test_a_comparison_that_clients_prevented_is_made_up_for(
         return answers.pop(0)
 
     monkeypatch.setattr(crew.FleetCrew, "compare", compare)
+    monkeypatch.setattr(governor, "QUIET", 0.0)
+    monkeypatch.setattr(governor, "LONGEST_PAUSE", 0.0)
     async with supplying(tmp_path, demo_model, max_instances=2) as supply:
         await supply.until(ready=2)
         await supply.until(ready=1)
         assert [decision.reason for decision in decisions(supply)] == ["fits", "max-instances", "no-gain"]
         assert [member.id for member in supply.members if member.state is State.READY] == ["0"]
+
+
+async def test_a_comparison_is_made_up_for_after_a_quiet_while_and_not_again_at_once(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    async def compare(*_: object, wait: bool) -> None:
+        asked.append(wait)
+
+    monkeypatch.setattr(crew.FleetCrew, "compare", compare)
+    monkeypatch.setattr(governor, "QUIET", 600.0)
+    monkeypatch.setattr(governor, "PAUSE", 600.0)
+    async with supplying(tmp_path, demo_model, max_instances=2) as supply:
+        await supply.until(ready=2)
+        lease = await supply.leases.wait(SOON)
+        lease.release()
+        await asyncio.sleep(0.1)
+        assert asked == [True], "a request a moment ago"
+        monkeypatch.setattr(governor, "QUIET", 0.0)
+        async with asyncio.timeout(SOON):
+            while asked != [True, False]:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert asked == [True, False], "clients ended it, so the next one comes later"
 
 
 async def test_memory_that_others_take_makes_one_leave_and_a_queue_brings_it_back(
