@@ -54,8 +54,11 @@ class Played:
     def events(self, event: str) -> list[Mapping[str, Any]]:
         """What its processes wrote down of that kind."""
         files = (self.folder / "record").glob("*.jsonl")
-        lines = (json.loads(line) for file in files for line in file.read_text().splitlines())
-        return [line for line in lines if line["event"] == event]
+        return [line for file in files for line in self.events_of(int(file.stem)) if line["event"] == event]
+
+    def events_of(self, pid: int) -> list[Mapping[str, Any]]:
+        """All that one of its processes wrote down, in turn."""
+        return [json.loads(line) for line in (self.folder / "record" / f"{pid}.jsonl").read_text().splitlines()]
 
 
 def _model(name: str, folder: Path) -> str:
