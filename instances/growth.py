@@ -7,6 +7,7 @@ in.
 import logging
 from collections import Counter, deque
 from enum import Enum
+from statistics import median
 from typing import Protocol
 
 from slotproxy.instances import planner
@@ -114,7 +115,7 @@ class Growth:
         failed for a reason that has nothing to do with their number.
         """
         if known is not None:
-            self.rates.update(enumerate(known.rates, start=1))
+            self.rates.update((count, rate) for count, rate in enumerate(known.rates, start=1) if rate)
         if crew.level().running and not crew.level().next_cost:  # other engines than were measured
             await crew.work(known=known is not None)
         while True:
@@ -148,8 +149,8 @@ class Growth:
         if not rates:
             self._unproved = 0
             return None
-        self.rates[running - 1] = max(before for before, _ in rates)
-        self.rates[running] = max(after for _, after in rates)
+        one_less = self.rates.setdefault(running - 1, median(before for before, _ in rates))
+        self.rates[running] = one_less * planner.gain(rates)
         decision = self.decide(planner.proved(running=running, rates=rates, min_gain=self._settings.min_gain))
         if decision.move is not Move.REMOVE:
             self._unproved = 0  # what is worth it as the newest was worth it before

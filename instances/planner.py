@@ -108,18 +108,23 @@ def enough(gains: list[float], min_gain: float) -> bool:
     return len(gains) >= ROUNDS or (len(gains) >= CLEAR_AFTER and agreed and all(clear))
 
 
+def gain(rates: list[tuple[float, float]]) -> float:
+    """What the newest instance multiplies the rate of all by: the median, since a busy machine makes outliers."""
+    return median(after / before for before, after in rates)
+
+
 def proved(*, running: int, rates: list[tuple[float, float]], min_gain: float) -> Decision:
     """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
 
-    The median of the ratios decides: what else the machine does comes and goes, and each pair was measured together.
+    Their ratios decide: what else the machine does comes and goes, and each pair was measured together.
     """
-    gain = median(after / before for before, after in rates) - 1
-    before, after = median(pair[0] for pair in rates), median(pair[1] for pair in rates)
+    ratio, after = gain(rates), median(after for _, after in rates)
+    more = ratio - 1
     sentence = (
-        f"{instances(running)} make {after:.1f} tokens/s together, {running - 1} made {before:.1f}: "
-        f"{abs(gain) * 100:.0f} % {'more' if gain >= 0 else 'less'}"
+        f"{instances(running)} make {after:.1f} tokens/s together, {running - 1} made {after / ratio:.1f}: "
+        f"{abs(more) * 100:.0f} % {'more' if more >= 0 else 'less'}"
     )
-    if gain >= min_gain:
+    if more >= min_gain:
         return Decision(move=Move.KEEP, reason="gain", sentence=sentence)
     sentence = f"{sentence}, --min-gain is {min_gain * 100:g} %: taking the newest out"
     return Decision(move=Move.REMOVE, reason="no-gain", sentence=sentence)

@@ -99,7 +99,7 @@ async def test_the_cost_of_the_next_instance_is_predicted_within_a_tenth(
     assert said is not None
     predicted, second = float(said[1]), proxy.slots()[1]["pid"]
     measured = private(second) / MIB
-    words = ctx // 3
+    words = min(ctx // 3, 600)
     for letter in "abcd":  # prompts that differ from their first word on, one for each instance and one more
         answer = await post(proxy.port, chat(f"{letter} " + "sea " * words, max_tokens=8))
         assert answer.status == 200, answer.body
