@@ -91,10 +91,10 @@ class Watermarks:
         if level.shortage or level.strain:
             self._roomy_since = None
             return self._relieve(level, now)
-        self._warned = False
         if not level.roomy:
             self._roomy_since = None
             return None
+        self._warned = False  # only now: about the mark itself the same would be said again and again
         if self._roomy_since is None:
             self._roomy_since = now
         if level.queued and level.running < most and now - self._roomy_since >= self._pause:

@@ -73,6 +73,14 @@ def test_the_only_one_is_kept_and_that_is_said_once_per_shortage() -> None:
     assert len(after(marks, alone, 10, start=200)) == 1
 
 
+def test_a_shortage_that_comes_and_goes_about_the_mark_is_said_once() -> None:
+    marks = Watermarks()
+    alone, just_enough = replace(TIGHT, running=1), replace(TIGHT, running=1, available=11 * GIB)
+    assert len(after(marks, alone, 5)) == 1
+    assert after(marks, just_enough, 5, start=10) == []
+    assert after(marks, alone, 5, start=20) == []
+
+
 def test_one_comes_back_when_requests_wait_and_there_has_been_room_for_a_while() -> None:
     marks = Watermarks()
     waiting = replace(CALM, queued=2)
