@@ -109,7 +109,7 @@ class FleetCrew:
         if hard:
             for instance in set(self._fleet.instances) - set(staying):
                 instance.stop()
-        victim = self._starved() or (None if hard else self._fleet.newest_idle()) or (staying[-1] if staying else None)
+        victim = self._starved() or self._fleet.newest_idle() or (staying[-1] if staying else None)
         if victim is None or len(staying) < 2:
             return
         going = self._tasks.create_task(self._fleet.remove(victim, 0.0 if hard else None))

@@ -1,7 +1,7 @@
 """When running instances are taken out for want of memory, and when one comes back. Pure: time comes in as a number.
 
 Two watermarks. Over the soft one (the limit, or too little left for other programs, or a machine that stalls) the
-newest idle instance goes; work in flight is finished. Over the hard one (95 % of the total) the newest goes at once.
+newest idle instance goes; work in flight is finished. Over the hard one (95 % of the total) a busy one goes at once.
 One comes back when requests wait, there has been room for it for a while, and more of it than it takes: two marks and a
 pause, or the same instance would come and go. One that had to go soon after it came makes the pause longer.
 """
@@ -114,8 +114,12 @@ class Watermarks:
             self._pause = min(self._pause * 2, LONGEST_PAUSE) if now - self._added < RELAPSE else PAUSE
             self._added = None
         self._changed = self._strained = now
-        how = "the newest at once" if level.critical else "the newest idle one" if level.idle else "the newest one"
-        return Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}: taking {how} out")
+        busy = "the newest with its request" if level.critical else "the newest after its request"
+        return Decision(
+            move=Move.REMOVE,
+            reason=reason,
+            sentence=f"{sentence}: taking out {'the newest idle one' if level.idle else busy}",
+        )
 
     def _warn(self, reason: str, sentence: str) -> Decision | None:
         """Once per shortage: the only instance is kept."""

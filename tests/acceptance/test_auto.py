@@ -250,7 +250,7 @@ def _inflate_and_deflate(proxy: Running, balloon: "subprocess.Popen[str]", cage:
     """Seconds until the newest had left, and until it was back after the balloon had gone."""
     assert balloon.stdin is not None
     assert balloon.stdout is not None
-    wanted = cage.limit - cage.used - int(0.07 * cage.limit)  # 7 % are left: under the reserve, above the last 5 %
+    wanted = cage.limit - cage.used - int(0.085 * cage.limit)  # 8.5 % are left: under the reserve, above the last 5 %
     balloon.stdin.write(f"{wanted // MIB}\n")
     balloon.stdin.flush()
     balloon.stdout.readline()

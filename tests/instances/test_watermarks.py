@@ -42,7 +42,7 @@ def test_nothing_is_done_while_all_is_well() -> None:
 )
 def test_one_goes_at_once_when_memory_is_short(changes: dict[str, Any], reason: str, sentence: str) -> None:
     decision = Watermarks().judge(replace(CALM, **changes), 0.0, 8)
-    assert decision == Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}: taking the newest idle one out")
+    assert decision == Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}: taking out the newest idle one")
 
 
 def test_the_next_one_goes_when_readings_had_time_to_show_what_the_first_one_freed() -> None:
