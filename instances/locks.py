@@ -42,6 +42,8 @@ class FileLock:
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
+            with contextlib.suppress(OSError):  # unlocked and not only closed: a child between fork and exec has it, too
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
 
