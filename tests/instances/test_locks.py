@@ -42,12 +42,22 @@ def test_a_holder_that_wrote_nonsense_is_another_process(tmp_path: Path) -> None
 def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     lock = FileLock.take(path)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(5)"], close_fds=False)
     os.close(lock._descriptor)  # as when this process dies: closed, and not unlocked
     try:
-        FileLock.take(path).release()
+        while is_held(path):  # for as long as the child is on its way through exec; else for ever
+            assert child.poll() is None, "the child ended before it gave the lock back"
     finally:
-        child.communicate(b"\n")
+        child.kill()
+        child.wait()
+
+
+def is_held(path: Path) -> bool:
+    try:
+        FileLock.take(path).release()
+    except LockHeld:
+        return True
+    return False
 
 
 def test_the_file_is_readable_by_its_owner_only_and_a_link_is_not_followed(tmp_path: Path) -> None:
