@@ -42,7 +42,7 @@ class FileLock:
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            with contextlib.suppress(OSError):  # unlocked and not only closed: a child between fork and exec has it, too
+            with contextlib.suppress(OSError):  # not only closed: a child between fork and exec has the descriptor, too
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 

@@ -210,9 +210,9 @@ class Supervisor:
     async def _adapt(self, *, changed: bool) -> None:
         """The number of instances, and then each of them, to what is wanted now."""
         patience, plan = self._settings.drain_timeout, self._launch
-        wanted = 0 if plan is None else self._settings.instances
+        most = self._settings.max_instances if self._settings.instances is None else self._settings.instances
         self._fleet.ceiling = None
-        surplus = () if wanted is None else self._fleet.staying[wanted:]
+        surplus = self._fleet.staying[0 if plan is None else most :]
         async with asyncio.TaskGroup() as leaving:
             for instance in surplus:
                 leaving.create_task(self._fleet.remove(instance, patience))
