@@ -84,14 +84,15 @@ class Governor:
         """Read memory and act on it, until cancelled."""
         read_at = 0.0
         while True:
-            now = time.monotonic()
-            if now - read_at >= self.gauge.pause:
-                await self.gauge.read()
-                read_at = now
-            else:
-                await self.gauge.glance()
-            if self._crew is not None and self._plan is not None:
-                await self._act(self._crew, now)
+            if self._plan is not None:  # else there are only servers that run elsewhere
+                now = time.monotonic()
+                if now - read_at >= self.gauge.pause:
+                    await self.gauge.read()
+                    read_at = now
+                else:
+                    await self.gauge.glance()
+                if self._crew is not None:
+                    await self._act(self._crew, now)
             await asyncio.sleep(GLANCE_EVERY)
 
     async def _act(self, crew: FleetCrew, now: float) -> None:

@@ -9,6 +9,7 @@ import gc
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ from slotproxy.proxy.routes import Routes
 logger = logging.getLogger(__name__)
 
 TICK = 1.0  # seconds between two looks at deadlines and at the lag of the loop; shorter where a timeout is short
+SWITCH = 0.0005  # seconds a thread that reads memory may hold up the event loop; by default 5 ms
 CLOSING = 0.5  # seconds handlers get to end when the drain is over
 
 
@@ -79,6 +81,7 @@ class Server:
             front = Front(self._routes.handle, most=room_for_clients())
             server = await asyncio.get_running_loop().create_server(front, sock=listening, ssl=tls, backlog=BACKLOG)
             _spare_the_collector()
+            sys.setswitchinterval(SWITCH)
             announce(self._settings.host, listening, secure=tls is not None)
             async with asyncio.TaskGroup() as tasks:
                 supply = tasks.create_task(self._supply())
