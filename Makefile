@@ -30,8 +30,8 @@ help: ## this list
 run: $(SERVE) ## serve the demo model on port 8080 (make run ARGS="--port 9000")
 	@exec $(BIN)/slotproxy --model demo --instances auto $(ARGS)
 
-test: $(READY) ## the default test run (make test ARGS="-k pool")
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## the default test run, two at a time (make test ARGS="-k pool", one at a time: ARGS="-n 0")
+	@exec $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-all: $(READY) ## the default test run and the slow tests
 	@exec $(BIN)/python -m pytest -m "slow or not slow" $(ARGS)

@@ -17,6 +17,8 @@ REAPING = 0.1  # seconds: the listener of a process that just died may linger so
 LOOKS = 10  # at an engine that lives but did not answer
 BETWEEN_LOOKS = 0.5  # seconds
 
+NOTICING = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
+
 Members = Callable[[], tuple[Instance | Remote, ...]]
 
 
@@ -35,10 +37,14 @@ class Aftercare:
         self._closed = True
 
     def abandoned(self, lease: Lease) -> None:
-        """The slot comes back once the engine is idle. Of an upstream's requests nothing is known: at once."""
-        member = self._behind(lease.upstream)
-        if isinstance(member, Instance) and not self._closed:
+        """The slot comes back once the engine is idle; of an upstream's requests nothing is known but that a reset
+        takes a moment to be noticed.
+        """
+        member = None if self._closed else self._behind(lease.upstream)
+        if isinstance(member, Instance):
             self._tasks.create_task(self._give_back(member, lease))
+        elif member is not None:
+            asyncio.get_running_loop().call_later(NOTICING, lease.release)
         else:
             lease.release()
 

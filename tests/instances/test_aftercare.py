@@ -14,6 +14,7 @@ from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Lease
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.profiles import Idle
+from slotproxy.instances.remote import Remote
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, pid_of, stub_launch, upstream_of
 
@@ -129,3 +130,14 @@ async def test_what_is_said_of_an_upstream_that_is_no_more_is_ignored(world: Wor
     lease.abandon()
     assert world.leases.leased(old) == 0
     assert world.leases.upstreams == (upstream_of(instance),)
+
+
+async def test_an_abandoned_slot_of_an_upstream_comes_back_when_the_reset_was_noticed(world: World) -> None:
+    upstream = Upstream(instance="u0", host="127.0.0.1", port=1)
+    remote = Remote(upstream, world.leases, world.probe, world.moved)
+    world.leases.add(upstream)
+    lease = world.leases.take()
+    assert lease is not None
+    Aftercare(world.leases, lambda: (remote,), world.tasks).abandoned(lease)
+    assert world.leases.take() is None
+    (await world.leases.wait(SOON)).release()
