@@ -2,14 +2,13 @@
 
 import asyncio
 import random
-import re
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import StartBehind
+from tests.chaos import undisturbed
 from tests.clients import Answer, ask, chat, connected, eventually, post, request, streaming
 from tests.recorder import recording
 from tests.running import StartProxy
@@ -21,40 +20,8 @@ WORDS = ["red", "blau", "été", "日本", "🦊", '"quoted"', "\\back", "line\n
 @pytest.fixture
 async def real_engine(demo_model: Path) -> AsyncIterator[int]:
     """The port of a llama.cpp server that no proxy has started."""
-    # One thread: several spin while they wait for each other, and starve where other tests need the cores too.
-    command = [sys.executable, "-m", "slotproxy.instances.embedded", "--model", str(demo_model), "--port", "0"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        "--ctx-size",
-        "1024",
-        "--threads",
-        "1",
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            port = await _listening_port(process.stderr)
-            tasks.create_task(process.stderr.read())  # a full pipe would stop the engine
-
-            async def healthy() -> bool:
-                return (await ask(port, "GET", "/health")).status == 200
-
-            await eventually(healthy, 60)
-            yield port
-            process.terminate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def _listening_port(log: asyncio.StreamReader) -> int:
-    async for line in log:
-        if found := re.search(rb"listening on http://127\.0\.0\.1:(\d+)", line):
-            return int(found[1])
-    raise AssertionError("the engine ended before it listened")
+    async with undisturbed.engine(demo_model) as port:
+        yield port
 
 
 async def test_100_random_prompts_at_a_real_engine(real_engine: int, start_proxy: StartProxy) -> None:

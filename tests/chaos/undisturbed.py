@@ -15,6 +15,7 @@ from tests.clients import ask, eventually, post
 @asynccontextmanager
 async def engine(model: Path) -> AsyncIterator[int]:
     """A llama.cpp server that no proxy has started. Its port."""
+    # One thread: several spin while they wait for each other, and starve where others need the cores too.
     options = ("--model", str(model), "--port", "0", "--ctx-size", "1024", "--threads", "1")
     command = (sys.executable, "-m", "slotproxy.instances.embedded", *options)
     pipe = asyncio.subprocess.PIPE
