@@ -16,6 +16,7 @@ from slotproxy.proxy.turns import Turns
 logger = logging.getLogger(__name__)
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
+LONGEST_FAULT = 200  # characters of what aiohttp says about malformed HTTP
 LINGER = 1.0  # seconds for which the rest of a body is read and thrown away after its request was refused
 KEEPALIVE = 75.0  # seconds an idle client connection is kept, and the longest a request's head may take
 
@@ -106,7 +107,8 @@ class ClientConnection(Turns):
     ) -> web.StreamResponse:
         """Malformed HTTP: aiohttp found it, the answer is an error object and the end of the connection."""
         logger.debug("malformed request from %s: %s", request.remote, message or exc)
-        return refuse(malformed(f"The request is not valid HTTP: {message or 'unreadable'}."), request.path)
+        fault = (message or "unreadable").partition("\n")[0].rstrip(":")  # the next lines are the client's own bytes
+        return refuse(malformed(f"The request is not valid HTTP: {fault[:LONGEST_FAULT]}."), request.path)
 
 
 class Front(web.Server):

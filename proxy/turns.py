@@ -2,7 +2,7 @@
 
 aiohttp's own loop makes a task for each and four coroutines around its answer, for which a proxy that has written the
 answer already has no use. This one does without, and knows the inside of aiohttp's for it. Under another release of
-aiohttp, and after a malformed request or one that asks for an upgrade, that one serves.
+aiohttp, and after a request that asks for an upgrade, that one serves.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import logging
 import aiohttp
 from aiohttp import StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import ERROR, RequestHandler
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,11 @@ class Turns(RequestHandler):
             if not self._messages:
                 await self._told()
             message, _ = self._messages[0]
-            if self._upgraded or not isinstance(message, RawRequestMessage):
+            if self._upgraded:
                 break
+            if not isinstance(message, RawRequestMessage):
+                await self._refuse(message.message)
+                return
             if not await self._serve(message):
                 return
         if not self._force_close:
@@ -93,6 +96,26 @@ class Turns(RequestHandler):
             return True
         self._hang_up()
         return False
+
+    async def _refuse(self, fault: str) -> None:
+        """Say what is wrong with bytes that are no request; nothing after them can be understood.
+
+        The client may still be sending. Closed now, the connection would be reset, and the answer lost with it.
+        """
+        _, payload = self._messages.popleft()
+        request = self._request(ERROR, payload)
+        self._close = True  # whatever else comes is thrown away
+        try:
+            _, gone = await self.finish_response(request, self.handle_error(request, 400, None, fault), None)
+            if not gone and self.transport is not None:
+                self.transport.write_eof()
+                await asyncio.sleep(self._lingering_time)  # the client's own end of the connection cancels it
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
+        finally:
+            request._task = None  # type: ignore[assignment]
+        self._hang_up()
 
     def _make_way(self) -> None:
         """The parser may go on to what the client has sent beyond this request."""

@@ -119,7 +119,8 @@ async def _settle(vector: dict[str, Any], outcome: Outcome) -> None:
             size, since = len(outcome.data), loop.time()
         closing = vector.get("close") or b"\r\nconnection: close\r\n" in bytes(outcome.data).lower()
         refused = outcome.is_error_object()
-        if not closing and (refused or len(outcome.finals) >= max(1, vector["n"])):
+        served = outcome.kind == "served" and len(outcome.finals) >= max(1, vector["n"])
+        if not closing and (refused or served):
             return
         if loop.time() - since > (CLOSING if refused else SILENCE):
             return

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+import pytest
+
 from slotproxy.instances import strays
 
 
@@ -37,3 +40,20 @@ def test_a_stray_is_found_where_it_has_changed_its_session_and_directory(tmp_pat
     env = dict(os.environ) | {strays.VARIABLE: str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
     assert len(strays.end(tmp_path)) == 1
+
+
+def test_a_stray_is_found_that_is_just_becoming_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = psutil.Process.environ
+    looked: set[int] = set()
+
+    def empty_at_first(process: psutil.Process) -> dict[str, str]:
+        if process.pid in looked:
+            return environ(process)
+        looked.add(process.pid)
+        return {}
+
+    with marked(tmp_path) as stray:
+        monkeypatch.setattr(psutil.Process, "environ", empty_at_first)
+        assert strays.end(tmp_path) == [stray.pid]

@@ -89,3 +89,16 @@ async def test_when_everybody_is_served_whoever_comes_is_told_so(
     place.finish.set()
     assert [(await client.answer()).status for client in busy] == [200] * MOST
     assert len([line for line in caplog.messages if "connections are open" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"A" * 65_536 + b" / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"\x01" * 9_000 + b"\r\n\r\n"]
+)
+async def test_what_was_malformed_is_not_sent_back(place: Place, garbage: bytes) -> None:
+    client = await place.client()
+    client.send(garbage)
+    answer = await client.answer()
+    assert answer.status == 400
+    assert answer.json()["error"]["message"].startswith("The request is not valid HTTP: ")
+    assert len(answer.body) < 1000
+    assert b"AAA" not in answer.body

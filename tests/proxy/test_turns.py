@@ -133,6 +133,21 @@ async def test_a_malformed_request_is_refused_after_a_good_one(place: Place) -> 
     assert await client.closed()
 
 
+async def test_a_client_still_sending_what_was_refused_as_malformed_is_not_reset(place: Place) -> None:
+    if not turns.FAMILIAR:
+        pytest.skip("aiohttp's own loop closes at once")
+    client = await place.client()
+    client.send(b"A" * 20_000)
+    async with asyncio.timeout(5):
+        assert (await client.reader.read()).startswith(b"HTTP/1.0 400 ")
+        client.send(b"A" * 10_000_000)
+        await client.writer.drain()
+        (connection,) = place.front.connections
+        client.writer.write_eof()
+        while connection.transport is not None:
+            await asyncio.sleep(0)
+
+
 async def test_a_bug_in_the_handler_ends_the_connection(place: Place) -> None:
     client = await place.client()
     client.send(request("GET", "/broken") + request("GET", "/"))
