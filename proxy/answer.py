@@ -6,11 +6,15 @@ for success.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 
 from slotproxy.instances.ratelimits import REFUSALS
+from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
+from slotproxy.proxy.bodies import Wanted
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import Meter
@@ -22,21 +26,34 @@ _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/resp
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
 
 
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """One client request, as far as it matters for its answer and its way to an engine."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestHead:
+    """The head of a client's request, checked, as far as it matters for its answer and its way to an engine.
+
+    The head of another request may be the same to the byte, and this one then serves that too.
+    """
 
     method: str
     target: bytes  # origin form, as it came
     path: str  # the target up to "?"
     fields: tuple[Field, ...]
     connection: bool  # there is a Connection field among them
-    body: bytes
-    request_id: str
+    request_id: str | None  # the client's own, if it may be used
+    origin: str | None  # of the page that asks
     http11: bool
     keep_alive: bool
-    streaming: bool  # the body asks for a stream
+    check: Callable[[bytes], Wanted]  # the body. Raises Refusal
     own_fields: bytes = b""  # finished header lines for the client: CORS
+    lines: dict[Upstream, bytes] = field(default_factory=dict)  # what was made of it for engines
+
+
+class Request(NamedTuple):
+    """One client request."""
+
+    head: RequestHead
+    body: bytes
+    request_id: str
+    streaming: bool  # the body asks for a stream
 
 
 class Answer:
@@ -60,7 +77,7 @@ class Answer:
         self.status = 0
         self.begun = False  # something was written to the client
         self.complete = False
-        self.keep_alive = request.keep_alive
+        self.keep_alive = request.head.keep_alive
         self.first_token = 0.0
         self.paused_since: float | None = None
         self._reset()
@@ -100,7 +117,7 @@ class Answer:
         self._outcome = asyncio.get_running_loop().create_future()
         self._client.writer = self
         try:
-            connection.send(request, self, head_only=self._request.method == "HEAD")
+            connection.send(request, self, head_only=self._request.head.method == "HEAD")
             if self._client.writing_paused:  # by an earlier answer it has not read: nobody will tell us again
                 self.pause()
             return await self._outcome
@@ -124,13 +141,13 @@ class Answer:
             head = engine_head(status, reason, fields)
         except ValueError as error:
             return Failure(Kind.MALFORMED, str(error))
-        bodiless = status in (204, 304) or request.method == "HEAD"
+        bodiless = status in (204, 304) or request.head.method == "HEAD"
         self.stream = head.is_stream and not bodiless
         framing = b""
         if length is not None and status not in (204, 304):
             self._counted = True
             framing = b"Content-Length: %d\r\n" % length
-        elif not bodiless and request.http11:
+        elif not bodiless and request.head.http11:
             self._chunked = True
             framing = b"Transfer-Encoding: chunked\r\n"
         elif not bodiless:
@@ -139,9 +156,9 @@ class Answer:
             framing += b"X-Accel-Buffering: no\r\n"
         if not self.keep_alive:
             framing += b"Connection: close\r\n"
-        elif not request.http11:
+        elif not request.head.http11:
             framing += b"Connection: keep-alive\r\n"
-        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, request.own_fields, framing)
+        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, request.head.own_fields, framing)
         self.meter = Meter(stream=self.stream)
         if self._observer is not None:
             self._step_aside(self._observer, status, fields)
@@ -180,7 +197,12 @@ class Answer:
 
     def closed(self) -> Failure | None:
         """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
-        if self.stream and self._request.path in _SAY_THEIR_END and self.meter is not None and not self.meter.ended:
+        if (
+            self.stream
+            and self._request.head.path in _SAY_THEIR_END
+            and self.meter is not None
+            and not self.meter.ended
+        ):
             return Failure(Kind.RESET, "it closed the connection in the middle of its answer")
         return self.receive(b"", True)
 
@@ -275,7 +297,7 @@ class Answer:
             return
         # Where bytes are counted, an event would stand for those that are missing: a clean end.
         if self.stream and self.meter is not None and not self._counted and not self._client.writing_paused:
-            event = refusal.event(self._request.path)
+            event = refusal.event(self._request.head.path)
             event = event if self.meter.at_boundary else b"\n\n" + event
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
             transport.close()
@@ -300,7 +322,7 @@ class Answer:
             self._connection.let_pass(self._client, self.meter.pieces)
 
     def _is_missing_a_body(self) -> bool:
-        return self.status == 200 and self._request.method == "POST" and not self._request.streaming
+        return self.status == 200 and self._request.head.method == "POST" and not self._request.streaming
 
     def _hold(self) -> None:
         if self._connection is not None:

@@ -7,7 +7,7 @@ slot; what can be refused here is refused here.
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from aiohttp import StreamReader, hdrs, web
@@ -106,17 +106,27 @@ def _answer_expectation(request: web.BaseRequest, expected: str, payload: Stream
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def check(path: str, headers: Mapping[str, str], body: bytes) -> Wanted:
-    """What the proxy wants to know of `body`. Raises Refusal if a JSON object was due and it is none."""
+def checker(path: str, headers: Mapping[str, str]) -> Callable[[bytes], Wanted]:
+    """Tells what the proxy wants to know of the body of such a request. It raises Refusal if a JSON object was due and
+    the body is none.
+    """
     if hdrs.CONTENT_ENCODING in headers:
-        return NOTHING  # compressed: only the engine can tell
+        return unchecked  # compressed: only the engine can tell
     content_type = headers.get(hdrs.CONTENT_TYPE, "").lower()
     if content_type.startswith("multipart/"):
-        return NOTHING
+        return unchecked
     if path in _JSON_PATHS:
-        return _object(body)
-    if body and content_type.startswith("application/json"):
-        _valid_text(body)
+        return _object
+    return _some_json if content_type.startswith("application/json") else unchecked
+
+
+def unchecked(body: bytes) -> Wanted:
+    """What the proxy wants to know of a body it does not look into."""
+    return NOTHING
+
+
+def _some_json(body: bytes) -> Wanted:
+    _valid_text(body)
     return NOTHING
 
 

@@ -21,9 +21,9 @@ from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import bodies, errors
-from slotproxy.proxy.answer import Answer, Request
+from slotproxy.proxy.answer import Answer, Request, RequestHead
 from slotproxy.proxy.front import ClientConnection
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_head
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
 from slotproxy.proxy.metrics import Metrics
 from slotproxy.proxy.observed import Refusal
 from slotproxy.proxy.outcome import Outcome
@@ -32,6 +32,7 @@ from slotproxy.proxy.relay import Failure, IdleConnections, Kind, connect
 logger = logging.getLogger(__name__)
 
 TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
+KNOWN_UPSTREAMS = 64  # for which the lines of one request's head are kept: an engine that restarts is another
 _BLAMELESS = {Kind.SLOW_CLIENT, Kind.SHUTDOWN}
 _TIMEOUTS = {Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT}
 _UNAVAILABLE = {502, 503}  # the engine's own words for what a health check should look into
@@ -103,7 +104,7 @@ class Forwarder:
         sent = False  # an engine had the prompt
         while True:
             try:
-                lease = self._at_once(request.path, tried) or await self._wait(tried, outcome)
+                lease = self._at_once(request.head.path, tried) or await self._wait(tried, outcome)
             except errors.Refusal:
                 if answer.refusal is None:
                     raise
@@ -212,17 +213,29 @@ class Forwarder:
         return None if answer.complete else Failure(Kind.LIMITED, f"it answered {answer.status}")
 
     def _payload(self, request: Request, upstream: Upstream) -> bytes:
-        extra = (*upstream.extra_headers, (b"x-request-id", request.request_id.encode()))
+        head, body = request.head, request.body
+        lines = head.lines.get(upstream)
+        if lines is None:
+            if len(head.lines) >= KNOWN_UPSTREAMS:
+                head.lines.clear()
+            lines = head.lines[upstream] = self._lines(head, upstream)
+        if upstream.model is not None:
+            body = bodies.renamed(body, upstream.model)
+        own = lines, request.request_id.encode()
+        if not body and head.method in _BODILESS:
+            return b"%bx-request-id: %b\r\n\r\n" % own
+        return b"%bx-request-id: %b\r\nContent-Length: %d\r\n\r\n%b" % (*own, len(body), body)
+
+    def _lines(self, head: RequestHead, upstream: Upstream) -> bytes:
+        extra = upstream.extra_headers
         if upstream.default_headers:
-            given = {name.lower() for name, _ in request.fields}
+            given = {name.lower() for name, _ in head.fields}
             extra = (*extra, *(field for field in upstream.default_headers if field[0] not in given))
         dropped = _dropped(upstream.drop_headers, upstream.extra_headers, self._credentials)
-        if request.connection:
-            dropped = Dropped(dropped.names | nominated(request.fields))
-        target = upstream.base_path.encode() + request.target
-        body = request.body if upstream.model is None else bodies.renamed(request.body, upstream.model)
-        size = None if not body and request.method in _BODILESS else len(body)
-        return request_head(request.method, target, upstream.authority, request.fields, dropped, extra, size) + body
+        if head.connection:
+            dropped = Dropped(dropped.names | nominated(head.fields))
+        target = upstream.base_path.encode() + head.target
+        return request_lines(head.method, target, upstream.authority, head.fields, dropped, extra)
 
     def _another(self, tried: set[Upstream], failure: Failure) -> bool:
         if failure.kind is Kind.LIMITED:  # the refusal is at hand: not worth a wait for one that is held back too

@@ -52,20 +52,18 @@ class Dropped(dict[bytes, bool]):
         return dropped
 
 
-def request_head(
+def request_lines(
     method: str,
     target: bytes,
     authority: str,
     fields: Iterable[Field],
     dropped: Mapping[bytes, bool],
     extra: Iterable[Field],
-    body_size: int | None,
 ) -> bytes:
-    """Start line and fields for an engine. `body_size` None: a request without a body."""
+    """Start line and fields for an engine, all but those of one request alone."""
     lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, authority.encode())]
     lines += [b"%b: %b\r\n" % field for field in fields if not dropped[field[0]]]
     lines += [b"%b: %b\r\n" % field for field in extra]
-    lines.append(b"\r\n" if body_size is None else b"Content-Length: %d\r\n\r\n" % body_size)
     return b"".join(lines)
 
 

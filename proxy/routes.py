@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
@@ -21,16 +21,17 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.access import Access
-from slotproxy.proxy.answer import Request
+from slotproxy.proxy.answer import Request, RequestHead
 from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
-from slotproxy.proxy.front import ClientConnection, refuse
+from slotproxy.proxy.front import ClientConnection, Known, refuse
 from slotproxy.proxy.headers import valid_request_id
+from slotproxy.proxy.heads import KnownRequests
 from slotproxy.proxy.logs import log_access
 from slotproxy.proxy.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.outcome import Outcome
-from slotproxy.proxy.turns import CLOSED, KEPT
+from slotproxy.proxy.turns import CLOSED, KEPT, Repeat, Turns
 
 R = TypeVar("R", bound=web.StreamResponse)
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Routes:
-    """The handler of `front.Front`."""
+    """The handlers of `front.Front`."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Routes:
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
         self._draining = False
+        self.known: KnownRequests[Known] = KnownRequests()  # heads of requests that were forwarded
         self._own: dict[str, Callable[[], web.Response]] = {
             "/health": self._health,
             "/ready": self._ready,
@@ -80,18 +82,33 @@ class Routes:
     def reconfigure(self, access: Access, max_body: int) -> None:
         """From the next request on by these."""
         self._access, self._max_body = access, max_body
+        self.known.clear()
 
     def drain(self) -> None:
         """From now on whoever comes is told that the proxy stops."""
         self._draining = self._api.stopping = True
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        outcome = self._outcome(raw)
+        outcome = self._outcome(_given_id(raw), raw.method, raw.protocol)
+        return await self._guarded(outcome, raw.headers.get(hdrs.ORIGIN), self._answer(raw, outcome))
+
+    async def again(self, repeat: Repeat, client: Turns) -> web.StreamResponse:
+        """A request with a head that was forwarded before; the handler of `front.Front` for those."""
+        assert isinstance(client, ClientConnection)
+        head: RequestHead = repeat.made
+        outcome = self._outcome(head.request_id, head.method, client)
+        outcome.path = head.path
+        return await self._guarded(outcome, head.origin, self._relay(head, repeat.body, client, outcome))
+
+    async def _guarded(
+        self, outcome: Outcome, origin: str | None, answered: Awaitable[web.StreamResponse]
+    ) -> web.StreamResponse:
+        """Whatever becomes of it is an answer, and is accounted for."""
         try:
-            return await self._answer(raw, outcome)
+            return await answered
         except Refusal as refusal:
             outcome.status, outcome.error = refusal.status, refusal.code
-            return self._done(raw, outcome, refuse(refusal, outcome.path))
+            return self._done(origin, outcome, refuse(refusal, outcome.path))
         except asyncio.CancelledError:
             if not outcome.path.startswith(PREFIX):  # whoever watches events leaves when it has seen enough
                 outcome.client_left()
@@ -99,25 +116,25 @@ class Routes:
         except Exception:
             logger.exception("request %s failed: this is a bug of slotproxy", outcome.request_id)
             outcome.status, outcome.error = 500, "internal_error"
-            return self._done(raw, outcome, refuse(errors.internal(), outcome.path))
+            return self._done(origin, outcome, refuse(errors.internal(), outcome.path))
         finally:
             outcome.finished = monotonic()
             self._metrics.finished(outcome)
             log_access(outcome)
 
-    def _outcome(self, raw: web.BaseRequest) -> Outcome:
-        given = raw.headers.get(X_REQUEST_ID)
-        if given is None or not valid_request_id(given):
-            given = f"{self._prefix}-{next(self._numbers):x}"
-        peer = raw._transport_peername  # as it was when the request came: the connection may be gone at its end
-        return Outcome(given, raw.method, str(peer[0]) if isinstance(peer, tuple) else "", monotonic())
+    def _outcome(self, request_id: str | None, method: str, client: object) -> Outcome:
+        if request_id is None:
+            request_id = f"{self._prefix}-{next(self._numbers):x}"
+        peer = client.peer if isinstance(client, ClientConnection) else ""
+        return Outcome(request_id, method, peer, monotonic())
 
     async def _answer(self, raw: web.BaseRequest, outcome: Outcome) -> web.StreamResponse:
         target = self._check(raw, outcome)
         method, path, headers, access = outcome.method, outcome.path, raw.headers, self._access
-        if method == "OPTIONS" and hdrs.ORIGIN in headers and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers:
-            allowed = access.preflight_fields(headers[hdrs.ORIGIN], headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS))
-            return self._done(raw, outcome, web.Response(status=204, headers=allowed))
+        origin = headers.get(hdrs.ORIGIN)
+        if method == "OPTIONS" and origin is not None and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers:
+            allowed = access.preflight_fields(origin, headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS))
+            return self._done(origin, outcome, web.Response(status=204, headers=allowed))
         if access.keys and path not in OPEN_PATHS:
             access.check_key(headers.get(hdrs.AUTHORIZATION), headers.get(X_API_KEY))
         own = self._own.get(path)
@@ -125,9 +142,9 @@ class Routes:
             if method not in ("GET", "HEAD"):
                 raise errors.method_not_allowed("GET, HEAD")
             if path != MODELS or not self._only_upstreams():
-                return self._done(raw, outcome, own())
+                return self._done(origin, outcome, own())
         if path.startswith(PREFIX):
-            return await self._api.answer(raw, path, access, partial(self._done, raw, outcome))
+            return await self._api.answer(raw, path, access, partial(self._done, origin, outcome))
         if path.startswith("/slotproxy/"):  # ours, never an engine's
             raise errors.not_found(path)
         return await self._forward(raw, outcome, target)
@@ -149,35 +166,44 @@ class Routes:
         return target
 
     async def _forward(self, raw: web.BaseRequest, outcome: Outcome, target: str) -> web.StreamResponse:
-        if self.draining:
-            raise errors.shutting_down()
-        headers, method = raw.headers, outcome.method
-        client = raw.protocol
+        client, headers = raw.protocol, raw.headers
         assert isinstance(client, ClientConnection)
-        body = await bodies.read(raw, self._max_body)
-        wanted = bodies.check(outcome.path, headers, body) if method == "POST" else bodies.NOTHING
-        request = Request(
-            method=method,
+        origin = headers.get(hdrs.ORIGIN)
+        head = RequestHead(
+            method=outcome.method,
             target=target.encode("utf-8", "surrogateescape"),
             path=outcome.path,
             fields=raw._message.raw_headers,  # the bytes as they came; BaseRequest has no public name for them
             connection=hdrs.CONNECTION in headers,
-            body=body,
-            request_id=outcome.request_id,
+            request_id=_given_id(raw),
+            origin=origin,
             http11=raw.version.minor == 1,
             keep_alive=raw.keep_alive,
-            streaming=wanted.streaming,
-            own_fields=self._access.cors_fields(headers.get(hdrs.ORIGIN)),
+            check=bodies.checker(outcome.path, headers) if outcome.method == "POST" else bodies.unchecked,
+            own_fields=self._access.cors_fields(origin),
         )
-        answer = await self._forwarder.forward(request, client, outcome)
-        return KEPT if answer.keep_alive and not self.draining else CLOSED
+        client.remember(raw._message, head)
+        if self.draining:  # before its body is read: there may be much of it
+            raise errors.shutting_down()
+        return await self._relay(head, await bodies.read(raw, self._max_body), client, outcome)
 
-    def _done(self, raw: web.BaseRequest, outcome: Outcome, response: R) -> R:
+    async def _relay(
+        self, head: RequestHead, body: bytes, client: ClientConnection, outcome: Outcome
+    ) -> web.StreamResponse:
+        if self._draining:
+            raise errors.shutting_down()
+        if len(body) > self._max_body:
+            raise errors.too_large(self._max_body)
+        request = Request(head, body, outcome.request_id, head.check(body).streaming)
+        answer = await self._forwarder.forward(request, client, outcome)
+        return KEPT if answer.keep_alive and not self._draining else CLOSED
+
+    def _done(self, origin: str | None, outcome: Outcome, response: R) -> R:
         if outcome.error is None:
             outcome.status = response.status
         response.headers["x-request-id"] = outcome.request_id
         response.headers[hdrs.SERVER] = "slotproxy"
-        for line in self._access.cors_fields(raw.headers.get(hdrs.ORIGIN)).decode().splitlines():
+        for line in self._access.cors_fields(origin).decode().splitlines():
             name, _, value = line.partition(": ")
             response.headers[name] = value
         if self.draining:
@@ -249,6 +275,12 @@ def _with_context(model: Mapping[str, Any], n_ctx: int | None) -> dict[str, Any]
             copy["meta"] = {**meta, "n_ctx": n_ctx}
         copy["context_length"] = n_ctx
     return copy
+
+
+def _given_id(raw: web.BaseRequest) -> str | None:
+    """The client's own id of the request, if it may be used."""
+    given = raw.headers.get(X_REQUEST_ID)
+    return given if given is not None and valid_request_id(given) else None
 
 
 def _origin_form(target: str) -> str:

@@ -78,7 +78,8 @@ class Server:
         listening = listen(self._settings.host, self._settings.port)
         with listening, self._handled_signals():
             await self._supervisor.prepare()
-            front = Front(self._routes.handle, most=room_for_clients())
+            routes = self._routes
+            front = Front(routes.handle, routes.again, routes.known, most=room_for_clients())
             server = await asyncio.get_running_loop().create_server(front, sock=listening, ssl=tls, backlog=BACKLOG)
             _spare_the_collector()
             sys.setswitchinterval(SWITCH)

@@ -7,9 +7,11 @@ aiohttp, and after a request that asks for an upgrade, that one serves.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
 import aiohttp
-from aiohttp import StreamReader, web
+from aiohttp import EMPTY_PAYLOAD, StreamReader, web
 from aiohttp.http import RawRequestMessage, StreamWriter
 from aiohttp.web_protocol import ERROR, RequestHandler
 
@@ -39,30 +41,80 @@ class Sent(web.StreamResponse):
 KEPT, CLOSED = Sent(keep_alive=True), Sent(keep_alive=False)
 
 
+class Repeat(NamedTuple):
+    """A request whose head came before."""
+
+    made: Any  # of that head, by whoever handled it
+    message: RawRequestMessage  # of the first request with it
+    body: bytes
+
+
+Again = Callable[[Repeat, "Turns"], Awaitable[web.StreamResponse]]
+
+
 class Turns(RequestHandler):
     """A client connection's loop."""
 
-    __slots__ = ()
+    __slots__ = ("_again", "_repeated", "is_own")
+
+    def __init__(self, *args: Any, again: Again | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._again = again
+        self._repeated: Repeat | None = None
+        self.is_own = FAMILIAR  # this loop serves, not aiohttp's
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no request of it is being served; the head of one may be coming, slowly."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def repeat(self, repeat: Repeat) -> None:
+        """Serve this next; only while it is waiting."""
+        assert self._waiter is not None
+        self._request_count += 1
+        self._repeated = repeat
+        self._waiter.set_result(None)
 
     async def start(self) -> None:
         """Begun by aiohttp when the client has connected; cancelled when the client has left."""
-        while FAMILIAR and not self._force_close:
+        while self.is_own and not self._force_close:
             if not self._messages:
                 await self._told()
-            message, _ = self._messages[0]
-            if self._upgraded:
-                break
-            if not isinstance(message, RawRequestMessage):
-                await self._refuse(message.message)
+            repeat, self._repeated = self._repeated, None
+            if repeat is not None:
+                served = self._serve_again(repeat)
+            else:
+                message, _ = self._messages[0]
+                if self._upgraded:
+                    self.is_own = False
+                    break
+                if not isinstance(message, RawRequestMessage):
+                    await self._refuse(message.message)
+                    return
+                served = self._serve(message)
+            try:
+                self._request_in_progress = True
+                self._keepalive = await served
+            except asyncio.CancelledError:
+                self.force_close()
+                raise
+            except Exception:
+                logger.exception("a request could not be answered: this is a bug of slotproxy")
+                self._keepalive = False
+            finally:
+                self._request_in_progress = False
+                if self._handler_waiter is not None:  # aiohttp's shutdown waits
+                    self._handler_waiter.set_result(None)
+            if not self._keepalive or self._close or self._force_close:
+                self._hang_up()
                 return
-            if not await self._serve(message):
-                return
+            self._wait_for_the_next()
         if not self._force_close:
             await super().start()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """aiohttp asks for it after every read of a body, and then looks for more requests in no bytes at all."""
-        if self._reading_paused or self._buffer_paused or not FAMILIAR:
+        if self._reading_paused or self._buffer_paused or not self.is_own:
             super().resume_reading(resume_parser)
 
     async def _told(self) -> None:
@@ -74,28 +126,37 @@ class Turns(RequestHandler):
             self._waiter = None
 
     async def _serve(self, message: RawRequestMessage) -> bool:
-        """The first request that waits, `message` of it; whether the connection stays open for the next."""
+        """The first request that waits, `message` of it; whether the connection may be kept after it."""
+        assert self._request_handler is not None
         _, payload = self._messages.popleft()
         self._make_way()
         request = self._request(message, payload)
         try:
-            kept = await self._answer(request)
+            self._current_request = request
+            try:
+                response = await self._request_handler(request)
+            finally:
+                self._current_request = None
+            kept = bool(response.keep_alive) if isinstance(response, Sent) else await self._send(request, response)
             if not payload.is_eof():
                 await self._linger(payload)
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        except Exception:
-            logger.exception("a request could not be answered: this is a bug of slotproxy")
-            kept = False
+            return kept
         finally:
             request._task = None  # type: ignore[assignment]  # it would hold itself alive
-        self._keepalive = kept
-        if kept and not self._close and not self._force_close:
-            self._wait_for_the_next()
-            return True
-        self._hang_up()
-        return False
+
+    async def _serve_again(self, repeat: Repeat) -> bool:
+        """A request whose head was served before; whether the connection may be kept after it."""
+        assert self._again is not None
+        assert self._manager is not None
+        response = await self._again(repeat, self)
+        if isinstance(response, Sent):
+            self._manager.requests_count += 1
+            return bool(response.keep_alive)
+        request = self._request(repeat.message, EMPTY_PAYLOAD)
+        try:
+            return await self._send(request, response)
+        finally:
+            request._task = None  # type: ignore[assignment]
 
     async def _refuse(self, fault: str) -> None:
         """Say what is wrong with bytes that are no request; nothing after them can be understood.
@@ -131,24 +192,10 @@ class Turns(RequestHandler):
         self._manager.requests_count += 1
         return self._request_factory(message, payload, self, StreamWriter(self, self._loop), self._task_handler)
 
-    async def _answer(self, request: web.BaseRequest) -> bool:
-        """Whether the connection may be kept after it."""
-        assert self._request_handler is not None
-        self._request_in_progress = True
-        try:
-            self._current_request = request
-            try:
-                response = await self._request_handler(request)
-            finally:
-                self._current_request = None
-            if isinstance(response, Sent):
-                return bool(response.keep_alive)
-            _, gone = await self.finish_response(request, response, None)
-            return not gone and bool(response.keep_alive)
-        finally:
-            self._request_in_progress = False
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
+    async def _send(self, request: web.BaseRequest, response: web.StreamResponse) -> bool:
+        """An answer that no handler has sent; whether the connection may be kept after it."""
+        _, gone = await self.finish_response(request, response, None)
+        return not gone and bool(response.keep_alive)
 
     async def _linger(self, payload: StreamReader) -> None:
         """Read the rest of a refused body and throw it away, for a while: its client may hear of it only then."""

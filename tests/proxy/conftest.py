@@ -196,7 +196,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                 Api(operations, lambda: snapshot_of(leases, upstreams, kind), lambda: leases.queued, "0"),
                 max_body,
             )
-            front = Front(routes.handle)
+            front = Front(routes.handle, routes.again, routes.known)
             server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
             exits.callback(server.close)
             exits.push_async_callback(front.shutdown, 0.01)
