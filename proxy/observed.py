@@ -15,6 +15,7 @@ from slotproxy.proxy.relay import EngineConnection, Failure
 Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
 """Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
 
+_ERROR = b'"error"'
 LARGEST = 64 * 1024  # bytes of a refusal that are kept back; a larger one passes as it comes
 
 
@@ -86,8 +87,10 @@ def error_event(tail: bytes) -> bytes | None:
 
     Such an event is how a refusal comes whose status had to be a good one: as the last of a stream.
     """
+    if _ERROR not in tail:
+        return None
     for line in reversed(tail.split(b"\n")):
-        if line.startswith(b"data:") and b'"error"' in line:
+        if line.startswith(b"data:") and _ERROR in line:
             data = line.removeprefix(b"data:").strip()
             try:
                 found = msgspec.json.decode(data)
