@@ -5,19 +5,18 @@ import heapq
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from aiohttp import StreamReader, hdrs, web
-from aiohttp.http import HttpVersion11, RawRequestMessage
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from slotproxy.proxy.errors import Refusal, crowded, malformed
-from slotproxy.proxy.heads import KnownRequests, head_size
-from slotproxy.proxy.turns import Again, Repeat, Turns
+from slotproxy.proxy.heads import KnownRequests
+from slotproxy.proxy.repeats import Known, Repeats
+from slotproxy.proxy.turns import Again
 
 logger = logging.getLogger(__name__)
 
-HOLD = 0.02  # seconds in which the body follows its head, where a client sends them one after the other
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
 LONGEST_FAULT = 200  # characters of what aiohttp says about malformed HTTP
 LINGER = 1.0  # seconds for which the rest of a body is read and thrown away after its request was refused
@@ -42,30 +41,17 @@ class Writer(Protocol):
     def resume(self) -> None: ...
 
 
-class Known(NamedTuple):
-    """What is known of a request's head."""
-
-    made: Any
-    message: RawRequestMessage
-
-
-class ClientConnection(Turns):
+class ClientConnection(Repeats):
     """One client connection."""
 
-    __slots__ = ("_held", "_known", "_missing", "_parsed", "_released", "_start_line", "body", "peer", "writer")
+    __slots__ = ("_start_line", "body", "peer", "writer")
 
-    def __init__(self, *args: Any, known: KnownRequests[Known], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.writer: Writer | None = None
         self.body: StreamReader | None = None  # the request body that is being read
         self.peer = ""  # the client's address
         self._start_line = b""  # what has come of the first request's
-        self._known = known
-        self._held = b""  # a known head and a part of its body, which the parser has not seen
-        self._released: asyncio.TimerHandle | None = None  # when it will
-        # Bytes that the parser has still to get of its latest request; None: nobody knows where that one ends.
-        self._missing: int | None = 0
-        self._parsed: tuple[RawRequestMessage, bytes] | None = None  # the latest request, and its head
 
     @property
     def is_leaving(self) -> bool:
@@ -100,73 +86,19 @@ class ClientConnection(Turns):
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
 
-    def connection_lost(self, error: BaseException | None) -> None:
-        self._take_held()
-        super().connection_lost(error)
-
-    def remember(self, message: RawRequestMessage, made: object) -> None:
-        """Requests with the same head may be handled by what was `made` of this one's; called as soon as it was."""
-        parsed, self._parsed = self._parsed, None
-        if parsed is not None and parsed[0] is message and _may_repeat(message):
-            length = int(message.headers[hdrs.CONTENT_LENGTH])
-            self._known.add(parsed[1], length, Known(made, message))
-
     def data_received(self, data: bytes) -> None:
-        held = self._take_held()
-        if held:
-            data = held + data
-        elif not self._request_count and self._is_other_protocol(data):
+        if not self._request_count and self._is_other_protocol(data):
             data = b"\0"  # the parser's own way to refuse
-        if self._missing == 0 and self.is_own and self.is_waiting:
-            found = self._known.recognise(data)
-            if found is not None:
-                (made, message), begin, end = found
-                if len(data) == end:
-                    self.repeat(Repeat(made, message, data[begin:]))
-                    return
-                if len(data) < end and not held:
-                    self._held = data
-                    self._released = self._loop.call_later(HOLD, self._release)
-                    return
-        self._parse(data)
-
-    def _take_held(self) -> bytes:
-        if self._released is not None:
-            self._released.cancel()
-            self._released = None
-        held, self._held = self._held, b""
-        return held
-
-    def _release(self) -> None:
-        """The rest of a body did not come soon: it has all the time that bodies have, but not here."""
-        self._parse(self._take_held())
-
-    def _parse(self, data: bytes) -> None:
-        before = self._request_count
         super().data_received(data)
-        self._locate(data, self._request_count - before)
+
+    def parse(self, data: bytes) -> None:
+        super().parse(data)
         # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its
         # own, queued behind the one whose body it is; that one would wait for ever. No request can follow an
         # unfinished body, so anything queued while one is being read is such an error.
         if self.body is not None and self._messages and not self.body.is_eof():
             self._lingering_time = 0.0  # there is no rest of the body to wait for
             self.body.set_exception(malformed("The request body is not valid chunked encoding."))
-
-    def _locate(self, data: bytes, requests: int) -> None:
-        """Keep account of where the parser is, after it found so many requests in `data`."""
-        missing = self._missing
-        if missing == 0 and data:
-            self._parsed = missing = None
-            message = self._messages[-1][0] if requests == 1 and self._messages else None
-            size = head_size(data)
-            if isinstance(message, RawRequestMessage) and size is not None and _is_counted(message, data):
-                self._parsed = message, data[:size]
-                missing = size + int(message.headers.get(hdrs.CONTENT_LENGTH, 0))
-        if missing is not None:
-            missing -= len(data)
-            self._missing = missing if missing >= 0 else None
-        else:
-            self._missing = None
 
     def _is_other_protocol(self, data: bytes) -> bool:
         """Whether the first start line says RTSP or ICE: the parser would take both for HTTP."""
@@ -243,19 +175,6 @@ class Front(web.Server):
         if now - self._complained >= QUIET:
             self._complained = now
             logger.warning("%d connections are open, the most there may be: closing those that are idle", self._most)
-
-
-def _is_counted(message: RawRequestMessage, data: bytes) -> bool:
-    """Whether nothing but Content-Length says where `message` ends, which begins with the first byte of `data`."""
-    return not (message.chunked or message.upgrade) and data.startswith(message.method.encode())
-
-
-def _may_repeat(message: RawRequestMessage) -> bool:
-    """Whether the length of its body is all that a parser need say of another request with this head."""
-    headers = message.headers
-    one_length = len(headers.getall(hdrs.CONTENT_LENGTH, [])) == 1
-    closes = message.should_close or message.version != HttpVersion11
-    return one_length and not (closes or message.chunked or message.upgrade or hdrs.EXPECT in headers)
 
 
 def _idle_until(connection: ClientConnection) -> float:

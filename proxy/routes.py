@@ -25,12 +25,13 @@ from slotproxy.proxy.answer import Request, RequestHead
 from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
-from slotproxy.proxy.front import ClientConnection, Known, refuse
+from slotproxy.proxy.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.heads import KnownRequests
 from slotproxy.proxy.logs import log_access
 from slotproxy.proxy.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.repeats import Known
 from slotproxy.proxy.turns import CLOSED, KEPT, Repeat, Turns
 
 R = TypeVar("R", bound=web.StreamResponse)

@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slotproxy.proxy import front
+from slotproxy.proxy import repeats
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.front import ClientConnection, Front
 from slotproxy.proxy.turns import Repeat, Turns
@@ -92,7 +92,7 @@ async def test_a_body_may_follow_its_head(place: Place) -> None:
 async def test_a_body_that_comes_late_has_the_time_that_bodies_have(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front, "HOLD", 0.0)
+    monkeypatch.setattr(repeats, "HOLD", 0.0)
     client = await place.client()
     await told(client, post(b"first"))
     client.send(post(b"second")[:-3])
