@@ -53,9 +53,14 @@ async def ended(child: "subprocess.Popen[bytes]") -> int:
     return child.returncode
 
 
+IGNORED = sum(1 << number - 1 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
+
+
 def hears_signals(pid: int) -> bool:
+    """Whether one of them has still an effect: a shell ignores them one after the other."""
     status = Path(f"/proc/{pid}/status")
-    return status.exists() and not re.search(r"SigIgn:\s*0*[1-9a-f]", status.read_text())
+    found = re.search(r"SigIgn:\s*([0-9a-f]+)", status.read_text()) if status.exists() else None
+    return found is not None and int(found[1], 16) & IGNORED != IGNORED
 
 
 async def deaf_by_now(pid: int) -> None:

@@ -12,7 +12,7 @@ from slotproxy.instances import records
 from slotproxy.instances.records import FILE, Record
 from tests.instances.conftest import SOON
 
-SLEEP = (sys.executable, "-c", "import time; time.sleep(60)")
+SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(60)")
 DEAF = (
     sys.executable,
     "-c",
@@ -29,6 +29,8 @@ def place(tmp_path: Path) -> Path:
 
 def leftover(place: Path, command: tuple[str, ...] = SLEEP) -> "subprocess.Popen[bytes]":
     child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()  # before that it may not have become the command it is told to be
     records.write(place, pid=child.pid, port=1, command=command)
     return child
 
@@ -60,8 +62,6 @@ async def test_a_leftover_is_ended_and_forgotten(place: Path) -> None:
 async def test_a_leftover_that_does_not_listen_is_killed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "PATIENCE", 0.2)
     child = leftover(place, DEAF)
-    assert child.stdout is not None
-    child.stdout.readline()
     await records.end_leftovers(place.parent)
     assert ended(child)
 
@@ -80,8 +80,6 @@ async def test_a_script_is_recognised_behind_its_interpreter(place: Path, tmp_pa
     script.write_text(f"#!{sys.executable}\nimport time\nprint(flush=True)\ntime.sleep(60)\n")
     script.chmod(0o755)
     child = leftover(place, (str(script), "--port", "7"))
-    assert child.stdout is not None
-    child.stdout.readline()
     assert psutil.Process(child.pid).cmdline()[0] == sys.executable
     await records.end_leftovers(place.parent)
     assert ended(child)
