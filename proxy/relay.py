@@ -20,7 +20,7 @@ from typing import Protocol, cast
 import httptools
 
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.chunks import LONGEST, OPENINGS
+from slotproxy.proxy.chunks import END, FRAMINGS, LONGEST, OPENINGS
 from slotproxy.proxy.headers import Field
 from slotproxy.proxy.heads import Head, KnownHeads
 from slotproxy.proxy.meter import MANY
@@ -28,7 +28,6 @@ from slotproxy.proxy.meter import MANY
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
-_CARRIAGE_RETURN, _LINE_FEED = b"\r\n"
 _known_heads = KnownHeads()
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -85,8 +84,8 @@ class EngineConnection(asyncio.Protocol):
 
     __slots__ = (
         "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
-        "_idle", "_lengths", "_outlet", "_parser", "_passed", "_paused", "_plain", "_reason", "_reusable", "_sink",
-        "_stirred", "_until_close", "since", "transport", "upstream", "used",
+        "_idle", "_lengths", "_outlet", "_parser", "_passed", "_passing_to", "_paused", "_plain", "_reason",
+        "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
     def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
@@ -100,6 +99,7 @@ class EngineConnection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._stirred = False  # something came since `heard` was asked for
         self._outlet: Outlet | None = None
+        self._passing_to: Outlet | None = None  # `_outlet` while whole chunks may be told from content, else None
         self._passed: list[bytes] = []
         self._between_chunks = False  # the parser has read a chunk to its end and nothing since
         self._paused = False
@@ -128,17 +128,18 @@ class EngineConnection(asyncio.Protocol):
     def let_pass(self, outlet: Outlet, passed: list[bytes]) -> None:
         """Until `ask_first`, write whole chunks to `outlet` as they come and put what is in them into `passed`."""
         self._outlet, self._passed = outlet, passed
+        self._passing_to = outlet if self._between_chunks else None
 
     def ask_first(self) -> None:
         """Give the sink every byte from now on."""
-        self._outlet = None
+        self._outlet = self._passing_to = None
 
     def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
         self._parser = None
         self._head_bytes = 0
         self._final = self._complete = self._until_close = self._between_chunks = False
-        self._outlet = None
+        self._outlet = self._passing_to = None
         self._reusable = True
         self._head_only = head_only
         self._sink = sink
@@ -152,7 +153,7 @@ class EngineConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close hard: engines notice a reset at once, a clean end only when they look, and some not at all."""
-        self._sink = self._outlet = None
+        self._sink = self._outlet = self._passing_to = None
         if self.transport is not None:
             sock: socket.socket | None = self.transport.get_extra_info("socket")
             if sock is not None:
@@ -177,23 +178,24 @@ class EngineConnection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
+        outlet = self._passing_to
+        if outlet is not None and (length := len(data)) < LONGEST:
+            content = data.removeprefix(OPENINGS[length]).removesuffix(END)  # cheaper than to compare and to slice
+            if length - len(content) == FRAMINGS[length]:
+                self._stirred = True
+                transport = outlet.transport
+                if transport is not None:  # one that is only closing takes no harm from a write
+                    passed = self._passed
+                    passed.append(content)
+                    if len(passed) >= MANY and self._sink is not None:
+                        self._sink.settle()
+                    transport.write(data)
+                return
         sink = self._sink
         if sink is None:  # bytes nobody asked for: the next answer could not be told from them
             self.abort()
             return
-        if self._between_chunks and self._outlet is not None and (length := len(data)) < LONGEST:
-            opening = OPENINGS[length]
-            if opening is not None and data[-1] == _LINE_FEED and data[-2] == _CARRIAGE_RETURN:
-                start = len(opening)
-                if data[:start] == opening:
-                    self._stirred = True
-                    transport = self._outlet.transport
-                    if transport is not None:  # one that is only closing takes no harm from a write
-                        self._passed.append(data[start:-2])
-                        if len(self._passed) >= MANY:
-                            sink.settle()
-                        transport.write(data)
-                    return
+        self._passing_to = None
         self._heard = monotonic()
         parser = self._parser
         first = parser is None
@@ -226,6 +228,8 @@ class EngineConnection(asyncio.Protocol):
             if first and self._plain is not None and self._reusable:
                 _known_heads.add(data, self._plain)
             self._end()
+        elif self._between_chunks:
+            self._passing_to = self._outlet
 
     def eof_received(self) -> None:
         return None  # close: an engine that ends its side has nothing more to say
@@ -234,6 +238,7 @@ class EngineConnection(asyncio.Protocol):
         self.transport = None
         self._idle.forget(self)
         sink, self._sink = self._sink, None
+        self._passing_to = None
         if sink is None:
             return
         if self._final and self._until_close and error is None:
@@ -335,7 +340,7 @@ class EngineConnection(asyncio.Protocol):
     # the end of an exchange
 
     def _end(self) -> None:
-        self._sink = self._outlet = None
+        self._sink = self._outlet = self._passing_to = None
         self.resume()  # the last bytes may have been what its client could not take: the next client can
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
             self.since = monotonic()

@@ -153,6 +153,10 @@ def test_what_looks_like_a_chunk_within_a_chunk_is_content(half: bytes) -> None:
     assert (sink.body, sink.client.written, sink.completed) == (b"x" + inner, [], 1)
     sink, _, _ = exchange([HEAD + b"1\r\nx\r\n" + half, inner])
     assert sink.client.written == []
+    sink, _, connection = exchange([HEAD + b"1\r\nx\r\n" + half])
+    connection.let_pass(sink, sink.passed)
+    connection.data_received(inner)
+    assert sink.client.written == []
 
 
 @pytest.mark.parametrize(
