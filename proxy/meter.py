@@ -1,7 +1,7 @@
 """What a passing answer says of itself: events, tokens, when the first token came. Pure; never alters a byte.
 
-The cost per event is one append to a list: what came is put together now and then, the latest bytes are kept,
-counting is done when they are trimmed and at the end. The counts do not depend on where the bytes were cut.
+The cost per event is one append to a list: what came is put together now and then to a block, and the latest blocks are
+kept. Counting is done when one is dropped and at the end. The counts do not depend on where the bytes were cut.
 """
 
 import re
@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
-_TRIM = 2 * KEPT
-_FIRST, _LAST = 4 * 1024, 2 * 1024  # bytes in which the first and the last events of a stream mostly are
-MANY = 64  # pieces that are put together
+_MOST = 2 * KEPT  # bytes that are kept at most, so that not every large piece has to be cut
+_BLOCK = 4 * 1024  # bytes of a block to which nothing is added any more
+_FIRST, _LAST = _BLOCK, 2 * 1024  # bytes in which the first and the last events of a stream mostly are
+MANY = 48  # pieces that are put together: with fewer the work is done more often, with more each stream keeps more
 _LARGE = 4096  # bytes of a piece that is not kept waiting for others
 _DATA = b"\ndata:"
+_SEAM = len(_DATA) - 1  # bytes of a block that the next one repeats: a pattern across is whole in one, and only one
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
 _LOOKS = 8  # places at most that are looked at for one of them: a text may be full of the word
@@ -82,11 +84,12 @@ NOTHING = Usage()
 class Meter:
     """Feed it the body of one answer, chunk by chunk."""
 
-    __slots__ = ("_early", "_events", "_kept", "_size", "_stream", "pieces")
+    __slots__ = ("_blocks", "_early", "_events", "_held", "_size", "_stream", "pieces")
 
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
-        self._kept = b"\n"
+        self._blocks = [b"\n"]  # what is kept, the oldest first; a stream's first line begins as any other does
+        self._held = 1  # bytes in the blocks, what one repeats of another not counted
         self._events = 0
         self._size = 0
         self._early: Usage | None = None
@@ -100,98 +103,123 @@ class Meter:
 
     def settle(self) -> None:
         """Put the pieces to what is kept."""
-        if self.pieces:
-            kept = b"".join((self._kept, *self.pieces))
-            self.pieces.clear()
-            self._size += len(kept) - len(self._kept)
-            self._kept = kept if len(kept) <= _TRIM else self._trimmed(kept)
+        if not self.pieces:
+            return
+        blocks = self._blocks
+        last = blocks[-1]
+        if len(last) < _BLOCK:
+            blocks[-1] = block = b"".join((last, *self.pieces))
+            fresh = len(block) - len(last)
+        else:
+            block = b"".join((last[-_SEAM:], *self.pieces))
+            blocks.append(block)
+            fresh = len(block) - _SEAM
+        self.pieces.clear()
+        self._size += fresh
+        self._held += fresh
+        while self._held - len(blocks[0]) >= KEPT:
+            self._drop(len(blocks[0]))
+        if self._held > _MOST:
+            self._drop(self._held - KEPT)
 
     @property
     def size(self) -> int:
         """Bytes so far."""
-        self.settle()
-        return self._size
+        return self._size + sum(map(len, self.pieces))
 
     @property
     def tail(self) -> bytes:
         """The end of what came, 8 KiB or all there is."""
-        self.settle()
-        return self._kept[-KEPT // 2 :]
+        return self._kept()[-KEPT // 2 :]
 
     @property
     def has_event(self) -> bool:
         """Whether a `data:` line has begun."""
         self.settle()
-        return self._events > 0 or _DATA in self._kept
+        return self._events > 0 or any(_DATA in block for block in self._blocks)
 
     def more_than_comments(self, since: int) -> bool:
         """Whether any line that came after the first `since` bytes is more than a comment: some engines send those to
         show that they live, which is no proof that they work.
         """
-        fresh = self.size - since
-        if fresh <= 0 or fresh > len(self._kept):
+        self.settle()
+        fresh = self._size - since
+        if fresh <= 0 or fresh > self._held:
             return fresh > 0
-        begin = self._kept.rfind(b"\n", 0, len(self._kept) - fresh) + 1
-        return any(line.strip() and not line.startswith(b":") for line in self._kept[begin:].split(b"\n"))
+        kept = self._kept()
+        begin = kept.rfind(b"\n", 0, len(kept) - fresh) + 1
+        return any(line.strip() and not line.startswith(b":") for line in kept[begin:].split(b"\n"))
 
     @property
     def at_boundary(self) -> bool:
         """Whether the bytes so far end where an event may begin."""
-        self.settle()
-        return self._kept == b"\n" or self._kept.endswith((b"\n\n", b"\r\n\r\n"))
+        kept = self._kept()
+        return kept == b"\n" or kept.endswith((b"\n\n", b"\r\n\r\n"))
 
     @property
     def events(self) -> int:
-        """`data:` lines so far, `[DONE]` included."""
+        """`data:` lines of a stream so far, `[DONE]` included."""
         self.settle()
-        return self._events + self._kept.count(_DATA)
+        return self._events + sum(block.count(_DATA) for block in self._blocks)
 
     @property
     def done(self) -> bool:
         """Whether the stream said that it is complete in OpenAI's way."""
-        self.settle()
-        return self._kept[-64:].rstrip().endswith(b"data: [DONE]")
+        return self._kept()[-64:].rstrip().endswith(b"data: [DONE]")
 
     @property
     def ended(self) -> bool:
         """Whether the last event of the stream is one that ends an answer, in OpenAI's or Anthropic's way."""
-        self.settle()
-        last = self._kept.rstrip().rpartition(b"\n\n")
+        last = self._kept().rstrip().rpartition(b"\n\n")
         # Of an event that is longer than what was kept only the end is here: it is whole where a new one may begin.
         return _END.search(last[2]) is not None or (not last[1] and self._size > KEPT and self.at_boundary)
 
     def usage(self) -> Usage:
         """The engine's own count, else llama.cpp's timings, else one token per event."""
-        self.settle()
-        found = find_usage(self._kept[-_LAST:]) if self._stream else self._whole_usage()
+        kept = self._kept()
+        found = find_usage(kept[-_LAST:]) if self._stream else self._whole_usage(kept)
         if found.is_whole:
             return found
-        found = find_usage(self._kept[-KEPT:])
+        found = find_usage(kept[-KEPT:])
         if self._early is not None:
             found = found.or_else(self._early)
-        if found.prompt is None and len(self._kept) > KEPT:
-            found = found.or_else(find_usage(self._kept))
+        if found.prompt is None and len(kept) > KEPT:
+            found = found.or_else(find_usage(kept))
         if found.completion is None and self._stream and self.events:
             found = found.or_else(Usage(completion=self.events - self.done))
         return found
 
-    def _whole_usage(self) -> Usage:
+    def _whole_usage(self, kept: bytes) -> Usage:
         """That of a body of which nothing was dropped, if it is an object that names it: cheaper than a search."""
-        if self._size >= len(self._kept):
+        if self._size >= len(kept):
             return NOTHING
         try:
-            said = _whole.decode(self._kept)
+            said = _whole.decode(kept)
         except msgspec.DecodeError:
             return NOTHING
         return NOTHING if said.usage is None else _from_usage(said.usage)
 
-    def _trimmed(self, data: bytes) -> bytes:
-        """The end of `data`; a pattern that the cut would split stays whole in it."""
-        cut = len(data) - KEPT
+    def _kept(self) -> bytes:
+        """All that is kept, and what came since it was last put together."""
+        self.settle()
+        first, *others = self._blocks
+        if others:
+            first = b"".join((first, *(memoryview(block)[_SEAM:] for block in others)))
+            self._blocks = [first]
+        return first
+
+    def _drop(self, size: int) -> None:
+        """Forget the first `size` bytes, of the oldest block, but count what is in them."""
+        first = self._blocks[0]
         if self._early is None:  # Anthropic's first event; what else there is of use comes last
-            self._early = find_usage(data[: min(cut, _FIRST)])
-        self._events += data.count(_DATA, 0, cut)
-        return data[cut - len(_DATA) + 1 :]  # what is added is shorter than the pattern: it holds no whole one
+            self._early = find_usage(first[: min(size, _FIRST)])
+        if self._stream:  # of other bodies nobody wants to know
+            self._events += first.count(_DATA, 0, size)
+        if size < len(first):
+            self._blocks[0] = first[size - _SEAM :]
+        else:
+            del self._blocks[0]  # the next one begins with its end
+        self._held -= size - _SEAM
 
 
 def find_usage(data: bytes) -> Usage:

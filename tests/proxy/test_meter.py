@@ -4,7 +4,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.meter import KEPT, Meter, Usage, find_usage
+from slotproxy.proxy.meter import KEPT, MANY, Meter, Usage, find_usage
 
 USAGE = b'{"prompt_tokens":31,"completion_tokens":8,"total_tokens":39,"prompt_tokens_details":{"cached_tokens":5}}'
 STREAM = (
@@ -40,8 +40,36 @@ def test_what_is_kept_is_bounded() -> None:
     meter = Meter(stream=True)
     for _ in range(3000):
         meter.feed(b"data: {}\n\n" * 100)
-        assert len(meter._kept) <= 5 * KEPT
+        assert sum(map(len, meter._blocks)) <= 2 * KEPT + 1000
+        assert len(meter.pieces) < MANY
     assert meter.events == 300_000
+
+
+@given(
+    st.lists(st.integers(1, 300) | st.integers(4000, 70_000), max_size=120),
+    st.lists(st.sampled_from(("tail", "size", "events", "has_event", "at_boundary")), min_size=1, max_size=10),
+)
+def test_the_end_is_kept_and_nothing_is_counted_twice_whatever_is_looked_at_between_pieces(
+    sizes: list[int], looks: list[str]
+) -> None:
+    data = LONG * (sum(sizes) // len(LONG) + 1)
+    meter, end = Meter(stream=True), 0
+    for number, size in enumerate(sizes):
+        meter.feed(data[end : end + size])
+        end += size
+        getattr(meter, looks[number % len(looks)])
+        assert sum(map(len, meter._blocks)) <= 2 * KEPT + 1000
+    assert meter.size == end
+    assert meter.events == (b"\n" + data[:end]).count(b"\ndata:")
+    assert meter.tail == (b"\n" + data[:end])[-KEPT // 2 :]
+    assert meter._kept()[-min(end, KEPT) :] == data[:end][-KEPT:] or not end
+
+
+def test_to_ask_for_the_size_puts_nothing_together() -> None:
+    meter = Meter(stream=True)
+    for number in range(MANY - 1):
+        meter.feed(b"x")
+        assert (meter.size, len(meter.pieces)) == (number + 1, number + 1)
 
 
 def test_a_stream_without_usage_counts_one_token_per_event() -> None:
