@@ -51,7 +51,7 @@ class Repeats(Turns):
         held = self._take_held()
         if held:
             data = held + data
-        if self._missing == 0 and self.is_own and self.is_waiting:
+        if self._missing == 0 and self.may_repeat:
             found = self._known.recognise(data)
             if found is not None:
                 (made, message), begin, end = found

@@ -55,11 +55,12 @@ Again = Callable[[Repeat, "Turns"], Awaitable[web.StreamResponse]]
 class Turns(RequestHandler):
     """A client connection's loop."""
 
-    __slots__ = ("_again", "_repeated", "is_own")
+    __slots__ = ("_again", "_begun", "_repeated", "is_own")
 
     def __init__(self, *args: Any, again: Again | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._again = again
+        self._begun = False
         self._repeated: Repeat | None = None
         self.is_own = FAMILIAR  # this loop serves, not aiohttp's
 
@@ -68,17 +69,25 @@ class Turns(RequestHandler):
         """Whether no request of it is being served; the head of one may be coming, slowly."""
         return self._waiter is not None and not self._waiter.done()
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether nothing is being served, nor waits for that, and this loop would."""
+        if not self.is_own or self._close or self._force_close:
+            return False
+        return self.is_waiting or not (self._begun or self._messages or self._repeated)
+
     def repeat(self, repeat: Repeat) -> None:
-        """Serve this next; only while it is waiting."""
-        assert self._waiter is not None
+        """Serve this next; only while it `may_repeat`."""
         self._request_count += 1
         self._repeated = repeat
-        self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.set_result(None)
 
     async def start(self) -> None:
         """Begun by aiohttp when the client has connected; cancelled when the client has left."""
+        self._begun = True
         while self.is_own and not self._force_close:
-            if not self._messages:
+            if not (self._messages or self._repeated):
                 await self._told()
             repeat, self._repeated = self._repeated, None
             if repeat is not None:

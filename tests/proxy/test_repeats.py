@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from itertools import pairwise
 
@@ -78,6 +78,50 @@ async def test_a_head_is_known_to_every_connection(place: Place) -> None:
     assert await told(await place.client(), post(b"first")) == (200, "/", b"first")
     assert await told(await place.client(), post(b"second")) == (200, "/", b"second")
     assert (place.parsed, place.repeated) == (1, 1)
+
+
+async def test_also_as_the_first_request_of_a_connection_sent_with_others(place: Place) -> None:
+    await told(await place.client(), post(b"first"))
+    for _ in range(20):
+        client = await place.client()
+        client.send(post(b"2"))
+        client.send(post(b"3"))
+        assert [(await client.answer()).body for _ in range(2)] == [b"2", b"3"]
+    assert place.parsed + place.repeated == 41
+
+
+async def test_a_connection_whose_loop_has_not_begun_yet_asks_too(place: Place) -> None:
+    await told(await place.client(), post(b"first"))
+    connection = place.front()
+    transport = Heard()
+    connection.connection_made(transport)
+    connection.data_received(post(b"second"))
+    await transport.answered.wait()
+    assert transport.data.endswith(b"second")
+    assert (place.parsed, place.repeated) == (1, 1)
+    connection.connection_lost(None)
+
+
+class Heard(asyncio.Transport):
+    """Remembers what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+        self.answered = asyncio.Event()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += bytes(data)
+        self.answered.set()
+
+    def writelines(self, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(pieces))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 async def test_a_body_may_follow_its_head(place: Place) -> None:
