@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-KEPT = 16 * 1024  # bytes of the end of an answer that are searched for its usage object
+KEPT = 8 * 1024  # bytes of the end of an answer that are searched for its usage object
 _MOST = 2 * KEPT  # bytes that are kept at most, so that not every large piece has to be cut
 _BLOCK = 4 * 1024  # bytes of a block to which nothing is added any more
 _FIRST, _LAST = _BLOCK, 2 * 1024  # bytes in which the first and the last events of a stream mostly are
@@ -130,7 +130,7 @@ class Meter:
     @property
     def tail(self) -> bytes:
         """The end of what came, 8 KiB or all there is."""
-        return self._kept()[-KEPT // 2 :]
+        return self._kept()[-KEPT:]
 
     @property
     def has_event(self) -> bool:

@@ -61,7 +61,7 @@ def test_the_end_is_kept_and_nothing_is_counted_twice_whatever_is_looked_at_betw
         assert sum(map(len, meter._blocks)) <= 2 * KEPT + 1000
     assert meter.size == end
     assert meter.events == (b"\n" + data[:end]).count(b"\ndata:")
-    assert meter.tail == (b"\n" + data[:end])[-KEPT // 2 :]
+    assert meter.tail == (b"\n" + data[:end])[-KEPT:]
     assert meter._kept()[-min(end, KEPT) :] == data[:end][-KEPT:] or not end
 
 
