@@ -157,8 +157,8 @@ async def times(port: int, number: int, request: bytes) -> Outcome:
     return outcome
 
 
-async def generations(ports: Sequence[int], repeats: int, request: bytes) -> Outcome:
-    """A client at each port, each with so many answers one after another.
+async def generations(ports: Sequence[int], request: bytes) -> Outcome:
+    """A client at each port, each with one answer.
 
     Each on a connection of its own: llama.cpp closes one after a stream, when it likes.
     """
@@ -166,15 +166,14 @@ async def generations(ports: Sequence[int], repeats: int, request: bytes) -> Out
     began = monotonic()
 
     async def one(port: int) -> None:
-        for _ in range(repeats):
-            client = Client(port)
-            try:
-                answer = await client.ask(request)
-                outcome.first_byte.append((answer.first - answer.sent) / 1e9)
-                outcome.whole += 1
-            except Lost:
-                outcome.lost += 1
-            client.close()
+        client = Client(port)
+        try:
+            answer = await client.ask(request)
+            outcome.first_byte.append((answer.first - answer.sent) / 1e9)
+            outcome.whole += 1
+        except Lost:
+            outcome.lost += 1
+        client.close()
 
     async with asyncio.TaskGroup() as tasks:
         for port in ports:
