@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -206,6 +206,17 @@ async def stack() -> AsyncIterator[MakeStack]:
             return Stack(port, leases, owner, forwarder, metrics, routes, front, upstreams, operations)
 
         yield start
+
+
+@asynccontextmanager
+async def listening(front: Front) -> AsyncIterator[int]:
+    """`front` serves on this port."""
+    server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        await front.shutdown(0.01)
+        server.close()
 
 
 async def _engine(exits: AsyncExitStack, script: Script) -> int:

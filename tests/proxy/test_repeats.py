@@ -17,7 +17,7 @@ from slotproxy.proxy.front import ClientConnection, Front
 from slotproxy.proxy.turns import Repeat, Turns
 from tests.clients import Client, Unframed, connected
 
-from .conftest import MakeStack, answering
+from .conftest import MakeStack, answering, listening
 from .test_forward import OK
 
 
@@ -48,10 +48,7 @@ class Place:
 async def place() -> AsyncIterator[Place]:
     async with AsyncExitStack() as exits:
         place = Place(exits)
-        server = await asyncio.get_running_loop().create_server(place.front, "127.0.0.1", 0)
-        place.port = server.sockets[0].getsockname()[1]
-        exits.callback(server.close)
-        exits.push_async_callback(place.front.shutdown, 0.01)
+        place.port = await exits.enter_async_context(listening(place.front))
         yield place
 
 

@@ -11,6 +11,8 @@ from slotproxy.proxy import turns
 from slotproxy.proxy.front import Front
 from tests.clients import Client, connected, request
 
+from .conftest import listening
+
 
 class Place:
     """A front that answers with the body it was sent, and remembers which task did."""
@@ -56,10 +58,7 @@ async def place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(turns, "FAMILIAR", request.param)
     async with AsyncExitStack() as exits:
         place = Place(exits)
-        server = await asyncio.get_running_loop().create_server(place.front, "127.0.0.1", 0)
-        place.port = server.sockets[0].getsockname()[1]
-        exits.callback(server.close)
-        exits.push_async_callback(place.front.shutdown, 0.01)
+        place.port = await exits.enter_async_context(listening(place.front))
         yield place
 
 
