@@ -11,8 +11,8 @@ MODELS = "/v1/models"
 ANTHROPIC_HOST = "api.anthropic.com"
 WITHOUT_HEALTH = frozenset({"api.openai.com", ANTHROPIC_HOST})  # what they would answer to /health means nothing
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
-PLAIN_KEEPALIVE = 4.0  # seconds: engines close idle connections after five
-KEEPALIVE = 30.0  # seconds for TLS: a handshake over the internet costs more than a connection that was kept in vain
+PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is seen to, and to connect costs what a dozen events do
+KEEPALIVE = 30.0  # seconds for TLS: what lies between may forget an idle connection without a word
 CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 
 
