@@ -20,6 +20,7 @@ _DATA = b"\ndata:"
 _SEAM = len(_DATA) - 1  # bytes of a block that the next one repeats: a pattern across is whole in one, and only one
 _USAGE, _TIMINGS = b'"usage"', b'"timings"'
 _OBJECT = re.compile(rb"\s*:\s*(?=\{)")
+_LONGEST = 4096  # bytes of a usage object
 _LOOKS = 8  # places at most that are looked at for one of them: a text may be full of the word
 _END = re.compile(
     rb"^data:\s*\[DONE\]|^event:\s*(?:message_stop|error|response\.(?:completed|failed|incomplete))\s*$"
@@ -249,11 +250,14 @@ def _objects(data: bytes, key: bytes) -> Iterator[int]:
 
 
 def _object_at(data: bytes, start: int) -> _Said:
-    match = _NESTED_ONCE.match(data, start, start + 4096)
-    if match is None:
-        return _UNSAID
+    text = data[start : data.find(b"}", start, start + _LONGEST) + 1]
+    if text.count(b"{") != 1:  # it is nested, or has no end
+        match = _NESTED_ONCE.match(data, start, start + _LONGEST)
+        if match is None:
+            return _UNSAID
+        text = match.group()
     try:
-        return _said.decode(match.group())
+        return _said.decode(text)
     except msgspec.DecodeError:
         return _UNSAID
 
