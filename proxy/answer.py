@@ -15,11 +15,12 @@ from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.bodies import Wanted
+from slotproxy.proxy.exchange import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.meter import Meter
 from slotproxy.proxy.observed import Observer, Refusal, error_event
-from slotproxy.proxy.relay import EngineConnection, Failure, Kind
+from slotproxy.proxy.relay import EngineConnection
 from slotproxy.proxy.silence import Silence
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
@@ -57,7 +58,7 @@ class Request(NamedTuple):
 
 
 class Answer:
-    """A relay.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
+    """An exchange.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
         "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own",
@@ -132,7 +133,7 @@ class Answer:
             self._connection = None
             self.paused_since = None
 
-    # relay.Sink
+    # exchange.Sink
 
     def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
         request = self._request

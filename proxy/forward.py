@@ -22,12 +22,14 @@ from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.answer import Answer, Request, RequestHead
+from slotproxy.proxy.exchange import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
+from slotproxy.proxy.idle import IdleConnections
 from slotproxy.proxy.metrics import Metrics
 from slotproxy.proxy.observed import Refusal
 from slotproxy.proxy.outcome import Outcome
-from slotproxy.proxy.relay import Failure, IdleConnections, Kind, connect
+from slotproxy.proxy.relay import EngineConnection, connect
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class Forwarder:
         self._rate = ServiceRate()
         self._tls = ssl.create_default_context()
         self._active: set[Answer] = set()
-        self.idle = IdleConnections()
+        self.idle: IdleConnections[EngineConnection] = IdleConnections()
 
     @property
     def in_flight(self) -> int:

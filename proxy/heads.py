@@ -18,7 +18,7 @@ _DIGITS = 15
 
 
 class Head(NamedTuple):
-    """As relay.Sink.head takes it, without the length."""
+    """As exchange.Sink.head takes it, without the length."""
 
     status: int
     reason: bytes

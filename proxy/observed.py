@@ -9,8 +9,9 @@ from typing import Protocol
 
 import msgspec
 
+from slotproxy.proxy.exchange import Failure
 from slotproxy.proxy.headers import Field
-from slotproxy.proxy.relay import EngineConnection, Failure
+from slotproxy.proxy.relay import EngineConnection
 
 Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
 """Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
@@ -23,10 +24,10 @@ class Destination(Protocol):
     """The client's side: an Answer."""
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
-        """See relay.Sink."""
+        """See exchange.Sink."""
 
     def fail(self, failure: Failure) -> None:
-        """See relay.Sink."""
+        """See exchange.Sink."""
 
     def keep(self, refusal: "Refusal") -> None:
         """All of the refusal is here; the client has seen nothing of it."""

@@ -8,21 +8,21 @@ engine.
 """
 
 import asyncio
-import enum
 import socket
 import ssl
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
-from typing import Protocol, cast
+from typing import cast
 
 import httptools
 
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.chunks import END, FRAMINGS, LONGEST, OPENINGS
+from slotproxy.proxy.exchange import Failure, Kind, Outlet, Sink
 from slotproxy.proxy.headers import Field
 from slotproxy.proxy.heads import Head, KnownHeads
+from slotproxy.proxy.idle import IdleConnections
 from slotproxy.proxy.meter import MANY
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
@@ -30,53 +30,6 @@ MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
 _known_heads = KnownHeads()
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-class Kind(enum.Enum):
-    """What went wrong between us and an engine; the values are the label of `upstream_errors_total`."""
-
-    REFUSED = "refused"  # no connection
-    RESET = "reset"  # ended before or within the answer
-    STALE = "stale"  # a kept-alive connection had been closed by the engine: nobody's fault
-    MALFORMED = "malformed"  # not HTTP, or HTTP nobody should pass on
-    LIMITED = "limited"  # an upstream answered that it takes no request now
-    EMPTY = "empty"  # 200 without a body where one was due
-    PREFILL_TIMEOUT = "prefill-timeout"
-    STALL_TIMEOUT = "stall-timeout"
-    SLOW_CLIENT = "slow-client"  # the client stopped reading: the engine is fine
-    SHUTDOWN = "shutdown"  # we are going, the engine is fine
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    kind: Kind
-    text: str  # for the user, continues "The engine failed: "
-
-
-class Sink(Protocol):
-    """Who takes an answer. Called from the event loop's callbacks: no method may block or raise."""
-
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
-        """The final status and fields without framing; `length` None: until the end. A Failure ends the exchange."""
-
-    def receive(self, data: bytes, complete: bool) -> Failure | None:
-        """What one segment held of the body; `complete` exactly once, with the last."""
-
-    def settle(self) -> None:
-        """There are MANY pieces of chunks that passed."""
-
-    def closed(self) -> Failure | None:
-        """The engine closed the connection, which is all that marks the end of this body: complete, or a Failure."""
-
-    def fail(self, failure: Failure) -> None:
-        """There will be no (more) answer."""
-
-
-class Outlet(Protocol):
-    """A client's connection."""
-
-    @property
-    def transport(self) -> asyncio.Transport | None: ...
 
 
 class EngineConnection(asyncio.Protocol):
@@ -88,7 +41,7 @@ class EngineConnection(asyncio.Protocol):
         "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
-    def __init__(self, upstream: Upstream, idle: "IdleConnections") -> None:
+    def __init__(self, upstream: Upstream, idle: "IdleConnections[EngineConnection]") -> None:
         self.upstream = upstream
         self.used = 0  # requests sent
         self.since = 0.0  # when it became idle
@@ -368,49 +321,9 @@ def _framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | None, bo
     return int(lengths[0]), False
 
 
-class IdleConnections:
-    """Connections that may be used again, newest first. An engine has no more of them than it has slots."""
-
-    def __init__(self) -> None:
-        self._idle: dict[Upstream, list[EngineConnection]] = {}
-
-    def take(self, upstream: Upstream, now: float) -> EngineConnection | None:
-        """The newest one that is not older than the engine's keep-alive allows."""
-        stack = self._idle.get(upstream)
-        while stack:
-            connection = stack.pop()
-            if connection.transport is not None and now - connection.since < upstream.keepalive:
-                return connection
-            connection.abort()
-        return None
-
-    def put(self, connection: EngineConnection) -> None:
-        stack = self._idle.setdefault(connection.upstream, [])
-        stack.append(connection)
-        if len(stack) > connection.upstream.slots:
-            stack.pop(0).abort()
-
-    def forget(self, connection: EngineConnection) -> None:
-        stack = self._idle.get(connection.upstream)
-        if stack and connection in stack:
-            stack.remove(connection)
-        if not stack:
-            self._idle.pop(connection.upstream, None)
-
-    def expire(self, now: float) -> None:
-        """Close what is too old to be used again."""
-        for connection in [c for stack in self._idle.values() for c in stack]:
-            if now - connection.since >= connection.upstream.keepalive:
-                self.forget(connection)
-                connection.abort()
-
-    def close(self) -> None:
-        for connection in [c for stack in self._idle.values() for c in stack]:
-            connection.abort()
-        self._idle.clear()
-
-
-async def connect(upstream: Upstream, idle: IdleConnections, tls: ssl.SSLContext | None) -> EngineConnection:
+async def connect(
+    upstream: Upstream, idle: IdleConnections[EngineConnection], tls: ssl.SSLContext | None
+) -> EngineConnection:
     """A fresh connection. Raises OSError (TimeoutError included)."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT):
