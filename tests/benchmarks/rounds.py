@@ -46,7 +46,7 @@ FULL = Plan(
     rounds=5,
     stream=Streams(clients=32, events=300, gap=0.005, ramp=0.005),
     first_byte=Streams(clients=32, repeats=20, events=20, gap=0.005, ramp=0.1),
-    many=Streams(clients=1000, events=100, gap=0.05, ramp=1.0),
+    many=Streams(clients=1000, events=200, gap=0.05, ramp=1.0),
     requesting=2.0,
     big=1.0,
 )
