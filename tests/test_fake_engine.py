@@ -158,6 +158,7 @@ async def program(*args: str) -> AsyncIterator[tuple[asyncio.subprocess.Process,
         if process.returncode is None:
             process.kill()
         await process.wait()
+        await asyncio.wait_for(process.stderr.read(), 10)  # to its end: before, the pipe would outlive the loop
 
 
 async def test_as_a_program_it_listens_and_ends_on_term() -> None:
