@@ -1,6 +1,5 @@
 """Connections to engines between two requests. Pure: closing them is asked of the connections."""
 
-import asyncio
 from typing import Generic, Protocol, TypeVar
 
 from slotproxy.instances.upstream import Upstream
@@ -11,7 +10,10 @@ class Connection(Protocol):
 
     upstream: Upstream
     since: float  # when it became idle, on the clock that callers use
-    transport: asyncio.Transport | None
+
+    @property
+    def transport(self) -> object | None:
+        """None: it is closed."""
 
     def abort(self) -> None: ...
 

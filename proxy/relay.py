@@ -3,7 +3,7 @@
 An `asyncio.Protocol` over httptools: what the parser finds in one segment goes to the sink in one call, without a
 task switch. A segment that is one whole chunk, as nearly every event of a stream is, does not even need the parser,
 which stands between two chunks before and after it. Connections that an engine keeps open are used again; one that it
-had closed meanwhile shows itself by ending before any byte of an answer, which `Failure.stale` tells apart from a dead
+had closed meanwhile shows itself by ending before any byte of an answer, which `Kind.STALE` tells apart from a dead
 engine.
 """
 
