@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slotproxy.instances import memory, model, planner, sharing, workload
+from slotproxy.instances import memory, planner, sharing, workload
+from slotproxy.instances.models import model
 from slotproxy.instances.calibration import NOWHERE
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.failures import Cause

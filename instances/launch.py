@@ -14,7 +14,7 @@ from typing import Any
 
 from slotproxy.instances import context, own_arguments, ports, profiles, strays
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.profiles import Profile
 from slotproxy.instances.settings import SupplySettings
 

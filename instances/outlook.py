@@ -8,7 +8,7 @@ from slotproxy.instances import calibration, context, launch, nvidia
 from slotproxy.instances import machine as machines
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.estimate import Estimate
-from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.planner import size
 from slotproxy.instances.profiles import Profile

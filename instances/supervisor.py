@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import launch, model, remotes
+from slotproxy.instances import launch, remotes
+from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.errors import (

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
-from slotproxy.instances import demo
+from slotproxy.instances.models import demo
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.pool import Pool

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from slotproxy.instances import demo
+from slotproxy.instances.models import demo
 from tests.running import Running, StartProxy
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances import context, demo, detection, launch, model, profiles
+from slotproxy.instances import context, detection, launch, profiles
+from slotproxy.instances.models import demo, model
 from slotproxy.instances.detection import Detection
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.launch import Launch, Place
-from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.profiles import Profile
 from slotproxy.instances.statedir import StateDir
 from slotproxy.proxy.commands.terminal import Page, print_json

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from slotproxy.instances import demo
+from slotproxy.instances.models import demo
 from tests.benchmarks import load, results, tables, wire
 from tests.benchmarks.load import Outcome
 from tests.benchmarks.peers import Missing, ours

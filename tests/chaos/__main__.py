@@ -17,7 +17,7 @@ from pathlib import Path
 
 import uvloop
 
-from slotproxy.instances import demo
+from slotproxy.instances.models import demo
 from tests.chaos import undisturbed
 from tests.chaos.faults import Faults
 from tests.chaos.orders import PROMPTS, fake_orders, real_orders

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from slotproxy.instances import demo
+from slotproxy.instances.models import demo
 from tests.chaos import observe
 from tests.clients import chat, request
 from tests.running import Running, fake_engines, real_engine

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from slotproxy.instances import launch, model, profiles
+from slotproxy.instances import launch, profiles
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.launch import Launch, Place
-from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.models import model
+from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.settings import SupplySettings
 
 GGUF = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=1)

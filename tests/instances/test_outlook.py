@@ -6,11 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import calibration, launch, machine, memory, model, outlook, profiles
+from slotproxy.instances import calibration, launch, machine, memory, outlook, profiles
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
-from slotproxy.instances.model import ModelFacts
+from slotproxy.instances.models import model
+from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.outlook import Outlook
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit, SupplySettings

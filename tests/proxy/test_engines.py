@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import launch, model, profiles
+from slotproxy.instances import launch, profiles
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.models import model
 from slotproxy.proxy.commands import engines
 from slotproxy.proxy.sources import read
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import calibration, demo, launch, memory, model
+from slotproxy.instances import calibration, launch, memory
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.models import demo, model
 from slotproxy.proxy.commands import plan
 from slotproxy.proxy.sources import load, read
 

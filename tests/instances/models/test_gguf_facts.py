@@ -7,9 +7,9 @@ import gguf
 import numpy as np
 import pytest
 
-from slotproxy.instances import gguf_facts
-from slotproxy.instances.gguf_facts import GgufFacts, HeaderError, read
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models import gguf_facts
+from slotproxy.instances.models.gguf_facts import GgufFacts, HeaderError, read
+from slotproxy.instances.models.shape import Shape
 
 WORDS = ["hello", "", "wörld"] * 100
 

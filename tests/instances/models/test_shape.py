@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models.shape import Shape
 
 LLAMA_3_8B = Shape(layers=32, embedding=4096, heads=32, kv_heads=8)
 QWEN3_4B = Shape(layers=36, embedding=2560, heads=32, kv_heads=8, key_length=128, value_length=128)

@@ -6,10 +6,10 @@ from pathlib import Path
 import gguf
 import pytest
 
-from slotproxy.instances import gguf_facts, model
 from slotproxy.instances.errors import ModelError
-from slotproxy.instances.model import ModelFacts
-from slotproxy.instances.shape import Shape
+from slotproxy.instances.models import gguf_facts, model
+from slotproxy.instances.models.model import ModelFacts
+from slotproxy.instances.models.shape import Shape
 
 
 def refusal(path: Path) -> str:
@@ -117,7 +117,7 @@ def test_a_file_that_is_cut_off_in_the_header_is_corrupt_or_incomplete(tmp_path:
 
 def test_the_check_keeps_numpy_out_of_the_proxy(demo_model: Path) -> None:
     program = (
-        "import sys, pathlib; from slotproxy.instances import model; "
+        "import sys, pathlib; from slotproxy.instances.models import model; "
         "model.check(pathlib.Path(sys.argv[1])); sys.exit('numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(demo_model)], check=False).returncode == 0
