@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slotproxy.instances import memory, planner, sharing, workload
+from slotproxy.instances import planner, sharing, workload
+from slotproxy.instances.memory import process_tree
 from slotproxy.instances.models import model
 from slotproxy.instances.calibration import NOWHERE
 from slotproxy.instances.errors import ModelError
@@ -152,14 +153,14 @@ class FleetCrew:
         if SPLIT.search(facts.path.name):  # what the other parts hold is not known here
             return True
         one_file = facts.kind == "gguf"
-        mapping = await asyncio.to_thread(memory.mapped, pid, facts.path) if one_file else None
+        mapping = await asyncio.to_thread(process_tree.mapped, pid, facts.path) if one_file else None
         kv = facts.shape.kv_token
         sentence = sharing.broken(
             weights=facts.size,
             kv=None if kv is None else kv * plan.ctx,
             own=instance.memory.private,
             mapping=mapping,
-            seen=memory.DIVIDES and one_file,
+            seen=process_tree.DIVIDES and one_file,
         )
         if sentence is not None:
             logger.warning("%s", sentence)

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import context, memory, ports, records, strays
+from slotproxy.instances import context, ports, records, strays
+from slotproxy.instances.memory import process_tree
 from slotproxy.instances.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.guardian import Guardian
@@ -97,7 +98,7 @@ class Engine:
             self._signs.read(trouble)
             cause = Cause.WARM_UP if self._signs.fatal is None else self._signs.fatal.cause
             raise EngineFailed(cause, f"the warm-up generation failed: {trouble}")
-        self.memory = await asyncio.to_thread(memory.read_tree, self.process.pid)
+        self.memory = await asyncio.to_thread(process_tree.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
         own = {"id": self._launch.name, "object": "model", "owned_by": profile.name}
         self.models = await probe.models(self.upstream, profile.models_path) or (own,)

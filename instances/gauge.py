@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from slotproxy.instances import machine as machines
+from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import size

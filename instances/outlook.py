@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from slotproxy.instances import calibration, context, launch, nvidia
-from slotproxy.instances import machine as machines
+from slotproxy.instances import calibration, context, launch
+from slotproxy.instances.memory import nvidia
+from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.models.model import ModelFacts

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import crew, governor, growth, memory, watermarks
+from slotproxy.instances import crew, governor, growth, watermarks
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.memory import process_tree
 from slotproxy.instances.planner import Decision, Move
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit
@@ -23,8 +24,8 @@ GIB = 1 << 30
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """100 GiB, all of them available until a test says otherwise; looks are quick."""
     found = SimpleNamespace(available=100 * GIB)
-    monkeypatch.setattr(memory, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
-    monkeypatch.setattr(memory, "available", lambda mapped=0: found.available)
+    monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
+    monkeypatch.setattr(process_tree, "available", lambda mapped=0: found.available)
     monkeypatch.setattr(governor, "GLANCE_EVERY", 0.01)
     monkeypatch.setattr(crew, "ANSWER_TOKENS", 1)
     monkeypatch.setattr(crew, "STEPS", 1)

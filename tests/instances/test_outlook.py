@@ -6,10 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import calibration, launch, machine, memory, outlook, profiles
+from slotproxy.instances import calibration, launch, outlook, profiles
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
+from slotproxy.instances.memory import machine, process_tree
 from slotproxy.instances.models import model
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.outlook import Outlook
@@ -140,7 +141,7 @@ async def test_a_result_in_the_state_directory_is_found_by_what_a_start_would_lo
     facts = model.check(demo_model)
     assert (await outlook.look(wanted, facts)).measured is None
     plan = await launch.plan(wanted, facts)
-    calibration.keep(tmp_path, calibration.fingerprint(plan, wanted, memory.effective_total()), FOUND)
+    calibration.keep(tmp_path, calibration.fingerprint(plan, wanted, process_tree.effective_total()), FOUND)
     assert (await outlook.look(wanted, facts)).measured == FOUND
     assert (await outlook.look(replace(wanted, instances=2), facts)).measured == FOUND
     assert (await outlook.look(replace(wanted, ctx_size=1024), facts)).measured is None
@@ -163,8 +164,8 @@ class Charged(machine.Resident):
 
 
 async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "effective_total", lambda: Total(size=GIB, source="cgroup limit"))
-    monkeypatch.setattr(memory, "available", lambda mapped=0: 7)
+    monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=GIB, source="cgroup limit"))
+    monkeypatch.setattr(process_tree, "available", lambda mapped=0: 7)
     wanted = settings(demo_model, ctx_size=2048, memory_limit=MemoryLimit(percent=50), instances=3, max_instances=4)
     found = await outlook.look(wanted, model.check(demo_model))
     assert (found.ctx, found.total.source, found.limit, found.available) == (2048, "cgroup limit", GIB // 2, 7)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import calibration, launch, memory
+from slotproxy.instances import calibration, launch
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.memory import process_tree
 from slotproxy.instances.models import demo, model
 from slotproxy.proxy.commands import plan
 from slotproxy.proxy.sources import load, read
@@ -107,7 +108,7 @@ def test_what_was_measured_stands_beside_the_estimate(
         rates=(10.0, 0.0),
         at=86400.0,
     )
-    calibration.keep(tmp_path, calibration.fingerprint(launched, supply, memory.effective_total()), found)
+    calibration.keep(tmp_path, calibration.fingerprint(launched, supply, process_tree.effective_total()), found)
     text = page(capsys, *argv)
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
     assert "measured 1970-01-02" in text

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances import cgroups, pressure
+from slotproxy.instances.memory import cgroups, pressure
 from slotproxy.instances.readings import Pressure
 
 PSI = "some avg10={some} avg60=0.00 avg300=0.00 total=1\nfull avg10=9.00 avg60=0.00 avg300=0.00 total=1\n"

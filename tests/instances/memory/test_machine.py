@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import darwin, machine, nvidia
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.machine import Resident, Vram, Wired, choose, suited
+from slotproxy.instances.memory import darwin, machine, nvidia
+from slotproxy.instances.memory.machine import Resident, Vram, Wired, choose, suited
 from slotproxy.instances.readings import Pressure, Reading, Total
 
 GIB = 1 << 30

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import nvidia
+from slotproxy.instances.memory import nvidia
 from slotproxy.instances.readings import Reading
 
 GIB = 1 << 30

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from slotproxy.instances import cgroups
+from slotproxy.instances.memory import cgroups
 from slotproxy.instances.readings import Pressure
 
 PROC = Path("/proc")

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from slotproxy.instances import darwin
-from slotproxy.instances.darwin import footprint_in, limit, number_in
+from slotproxy.instances.memory import darwin
+from slotproxy.instances.memory.darwin import footprint_in, limit, number_in
 
 GIB, MIB = 1 << 30, 1 << 20
 elsewhere = pytest.mark.skipif(sys.platform == "darwin", reason="asks the real system there")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances import memory, ports
-from slotproxy.instances.memory import read_tree
+from slotproxy.instances import ports
+from slotproxy.instances.memory import process_tree
+from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.readings import Mapping, Reading
 
 MIB = 1 << 20
@@ -112,7 +113,7 @@ def test_of_a_process_that_is_gone_there_is_no_reading(start: Start) -> None:
 
 
 def test_where_there_is_no_proc_what_is_unique_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(process_tree, "PROC", tmp_path)
     found = read_tree(os.getpid())
     assert found is not None
     assert found.rss >= found.pss == found.private > 0
@@ -126,14 +127,14 @@ def test_an_older_kernel_does_not_divide_pss(monkeypatch: pytest.MonkeyPatch, tm
             "55a-7ffc ---p 00000000 00:00 0 [rollup]\n"
             "Rss: 9 kB\nPss: 5 kB\nShared_Clean: 4 kB\nShared_Dirty: 1 kB\nAnonymous: 3 kB\n"
         )
-    monkeypatch.setattr(memory, "PROC", tmp_path)
+    monkeypatch.setattr(process_tree, "PROC", tmp_path)
     assert read_tree(7) == Reading(rss=9 << 10, pss=5 << 10, private=3 << 10, shared=5 << 10)
 
 
 @on_linux
 def test_a_mapping_tells_shared_weights(start: Start, weights: Path) -> None:
     first, _ = start(ENGINE + WAIT, weights), start(ENGINE + WAIT, weights)
-    assert memory.mapped(first.pid, weights) == Mapping(rss=WEIGHTS, pss=WEIGHTS // 2, written=0)
+    assert process_tree.mapped(first.pid, weights) == Mapping(rss=WEIGHTS, pss=WEIGHTS // 2, written=0)
 
 
 @on_linux
@@ -144,7 +145,7 @@ file = open(sys.argv[1], "rb")
 weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 weights[:{8 * MIB}] = bytes({8 * MIB})
 """
-    found = memory.mapped(start(program + WAIT, weights).pid, weights)
+    found = process_tree.mapped(start(program + WAIT, weights).pid, weights)
     assert found is not None
     assert found.written == 8 * MIB
 
@@ -153,7 +154,7 @@ weights[:{8 * MIB}] = bytes({8 * MIB})
 def test_a_file_that_is_not_on_disk_yet_is_shared_all_the_same(start: Start, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh"
     process = start(f"import sys; open(sys.argv[1], 'wb').write(bytes({WEIGHTS}))\n" + ENGINE + WAIT, fresh)
-    found = memory.mapped(process.pid, fresh)
+    found = process_tree.mapped(process.pid, fresh)
     assert found is not None
     assert (found.rss, found.written) == (WEIGHTS, 0)
 
@@ -161,7 +162,7 @@ def test_a_file_that_is_not_on_disk_yet_is_shared_all_the_same(start: Start, tmp
 @on_linux
 def test_a_file_that_was_copied_is_not_mapped(start: Start, weights: Path) -> None:
     process = start("import sys; weights = open(sys.argv[1], 'rb').read()\n" + WAIT, weights)
-    assert memory.mapped(process.pid, weights) is None
+    assert process_tree.mapped(process.pid, weights) is None
     assert reading(process).private > WEIGHTS
 
 
@@ -176,7 +177,7 @@ def test_a_second_real_engine_costs_what_the_first_predicted(tmp_path: Path, dem
         alone = read_tree(engines[0].pid)
         engines.append(engine(model))
         both = [read_tree(process.pid) for process in engines]
-        sharing = memory.mapped(engines[0].pid, model)
+        sharing = process_tree.mapped(engines[0].pid, model)
     finally:
         for process in engines:
             process.kill()

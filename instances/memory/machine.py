@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from slotproxy.instances import darwin, memory, nvidia, pressure
+from slotproxy.instances.memory import darwin, process_tree, nvidia, pressure
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.readings import Pressure, Reading, Total
 
@@ -44,10 +44,10 @@ class Resident:
     metric, kind, remedy = "resident", "", ""
 
     def total(self) -> Total:
-        return memory.effective_total()
+        return process_tree.effective_total()
 
     def read(self, pid: int) -> Reading | None:
-        return memory.read_tree(pid)
+        return process_tree.read_tree(pid)
 
     def used(self, readings: Sequence[Reading]) -> int:
         return sum(reading.pss for reading in readings)
@@ -56,12 +56,12 @@ class Resident:
         return reading.private
 
     def available(self, readings: Sequence[Reading]) -> int:
-        return memory.available(mapped=sum(max(0, reading.pss - reading.private) for reading in readings))
+        return process_tree.available(mapped=sum(max(0, reading.pss - reading.private) for reading in readings))
 
     def pressure(self, pids: Iterable[int]) -> Pressure:
         if sys.platform == "darwin":
             return darwin.pressure()
-        return pressure.read(member for pid in pids for member in memory.tree(pid))
+        return pressure.read(member for pid in pids for member in process_tree.tree(pid))
 
 
 class Wired(Resident):
@@ -92,8 +92,8 @@ class Vram(Resident):
         return Total(size=nvidia.total(), source="GPU memory")
 
     def read(self, pid: int) -> Reading | None:
-        reading = memory.read_tree(pid)
-        return None if reading is None else nvidia.with_vram(reading, set(memory.tree(pid)))
+        reading = process_tree.read_tree(pid)
+        return None if reading is None else nvidia.with_vram(reading, set(process_tree.tree(pid)))
 
     def used(self, readings: Sequence[Reading]) -> int:
         return sum(reading.vram for reading in readings)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from slotproxy.instances import cgroups, memory
+from slotproxy.instances.memory import cgroups, process_tree
 from slotproxy.instances.readings import Total
 
 
@@ -38,8 +38,8 @@ class Machine:
 
 
 def test_without_cgroups_the_machine_is_what_there_is(machine: Machine) -> None:
-    assert memory.effective_total() == Total(size=1000, source="physical memory")
-    assert memory.available() == 700
+    assert process_tree.effective_total() == Total(size=1000, source="physical memory")
+    assert process_tree.available() == 700
 
 
 def test_the_tightest_of_a_cgroup_and_its_parents_counts(machine: Machine) -> None:
@@ -47,21 +47,21 @@ def test_the_tightest_of_a_cgroup_and_its_parents_counts(machine: Machine) -> No
     machine.cgroup("user/me", memory_max=600, memory_current=100)
     machine.cgroup("user", memory_max=500, memory_current=450, memory_stat="anon 300\ninactive_file 150\nfile 9")
     machine.cgroup("", memory_max="max")
-    assert memory.effective_total() == Total(size=500, source="cgroup limit")
-    assert memory.available() == 200, "what is used without the cache that can be given back"
+    assert process_tree.effective_total() == Total(size=500, source="cgroup limit")
+    assert process_tree.available() == 200, "what is used without the cache that can be given back"
 
 
 def test_a_cgroup_limit_above_physical_memory_changes_nothing(machine: Machine) -> None:
     machine.belongs_to("0::/")
     machine.cgroup("", memory_max=2000, memory_current=10)
-    assert memory.effective_total() == Total(size=1000, source="physical memory")
-    assert memory.available() == 700
+    assert process_tree.effective_total() == Total(size=1000, source="physical memory")
+    assert process_tree.available() == 700
 
 
 def test_a_cgroup_over_its_limit_has_nothing_left(machine: Machine) -> None:
     machine.belongs_to("0::/")
     machine.cgroup("", memory_max=500, memory_current=600)
-    assert memory.available() == 0
+    assert process_tree.available() == 0
 
 
 def test_the_older_kind_of_cgroup_counts_too(machine: Machine) -> None:
@@ -73,31 +73,31 @@ def test_the_older_kind_of_cgroup_counts_too(machine: Machine) -> None:
         memory_stat="inactive_file 1\ntotal_inactive_file 50",
     )
     machine.cgroup("memory", memory_limit_in_bytes=9223372036854771712, memory_usage_in_bytes=300)
-    assert memory.effective_total() == Total(size=400, source="cgroup limit")
-    assert memory.available() == 150
+    assert process_tree.effective_total() == Total(size=400, source="cgroup limit")
+    assert process_tree.available() == 150
 
 
 def test_in_a_container_the_limit_stands_at_the_root_it_sees(machine: Machine) -> None:
     machine.belongs_to("4:memory:/docker/abc")  # as the host names it; the container sees only its own part of the tree
     machine.cgroup("memory", memory_limit_in_bytes=400, memory_usage_in_bytes=0)
-    assert memory.effective_total().size == 400
+    assert process_tree.effective_total().size == 400
 
 
 def test_a_cgroup_outside_the_namespace_ends_at_the_root_it_sees(machine: Machine) -> None:
     machine.belongs_to("0::/../../other")
     machine.cgroup("", memory_max=300, memory_current=0)
-    assert memory.effective_total().size == 300
+    assert process_tree.effective_total().size == 300
 
 
 def test_cache_that_an_engine_maps_is_in_use(machine: Machine) -> None:
     machine.belongs_to("0::/me")
     stat = "anon 100\nfile 350\ninactive_file 150\nactive_file 200\nfile_mapped 300"
     machine.cgroup("me", memory_max=600, memory_current=450, memory_stat=stat)
-    assert memory.available() == 600 - 450 + 50
+    assert process_tree.available() == 600 - 450 + 50
 
 
 def test_what_engines_map_is_not_available_on_the_machine_either(machine: Machine) -> None:
-    assert memory.available(mapped=200) == 500
+    assert process_tree.available(mapped=200) == 500
 
 
 def test_only_a_cgroup_that_has_them_tells_of_stalls(machine: Machine) -> None:

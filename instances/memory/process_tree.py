@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from slotproxy.instances import cgroups, darwin
+from slotproxy.instances.memory import cgroups, darwin
 from slotproxy.instances.readings import Mapping, Reading, Total
 
 PROC = Path("/proc")
