@@ -9,15 +9,16 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import context, ports, records, strays
+from slotproxy.instances import context
+from slotproxy.instances.processes import ports, records, escaped
 from slotproxy.instances.memory import process_tree
-from slotproxy.instances.enginelog import EngineLog
+from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch, Place
-from slotproxy.instances.locks import FileLock, LockHeld
+from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.probe import Probe
-from slotproxy.instances.process import Exit, Process
+from slotproxy.instances.processes.process import Exit, Process
 from slotproxy.instances.profiles import Stop
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.signs import Signs
@@ -165,7 +166,7 @@ async def spawned(name: str, launch: Launch, directory: Path, guardian: Guardian
         finally:
             await engine.process.end()
             records.remove(directory)
-            left = await asyncio.to_thread(strays.end, directory)
+            left = await asyncio.to_thread(escaped.end, directory)
             if left:
                 logger.warning("instance %s: killed %s, which had left its process group", name, _processes(left))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases

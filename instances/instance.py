@@ -13,7 +13,7 @@ from typing import Any
 from slotproxy.instances.backoff import Backoff, History
 from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.launch import HOST, Launch
 from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import Event, State

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import context, own_arguments, ports, profiles, strays
+from slotproxy.instances import context, own_arguments, profiles
+from slotproxy.instances.processes import ports, escaped
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.profiles import Profile
@@ -71,7 +72,7 @@ class Launch:
         """`inherited` without what would silently change the engine, and what the profile sets."""
         words = self._words(place)
         ours = {name: _fill(value, words) for name, value in self.profile.env.items()}
-        return scrub(self.profile, inherited) | ours | {strays.VARIABLE: str(place.directory)}
+        return scrub(self.profile, inherited) | ours | {escaped.VARIABLE: str(place.directory)}
 
     def cwd(self, place: Place) -> Path:
         return Path(_fill(self.profile.cwd, self._words(place))) if self.profile.cwd else place.directory

@@ -24,7 +24,7 @@ from slotproxy.instances.errors import (
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.governor import Governor
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.leases import Leases
@@ -36,7 +36,7 @@ from slotproxy.instances.remote import Remote
 from slotproxy.instances.remotes import Remotes
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
-from slotproxy.instances.statedir import StateDir
+from slotproxy.instances.processes.statedir import StateDir
 from slotproxy.instances.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

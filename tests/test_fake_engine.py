@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotproxy.instances import ports
+from slotproxy.instances.processes import ports
 from tests.clients import Client, Unframed, ask, chat, connected, eventually, post, request, streaming
 from tests.fake_answers import RAW
 from tests.fake_engine import FakeEngine

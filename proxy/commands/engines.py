@@ -17,7 +17,7 @@ from slotproxy.instances.errors import ModelError
 from slotproxy.instances.launch import Launch, Place
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.profiles import Profile
-from slotproxy.instances.statedir import StateDir
+from slotproxy.instances.processes.statedir import StateDir
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotproxy.instances import ports
+from slotproxy.instances.processes import ports
 from tests.clients import ask, chat, connected, eventually, post, request, streaming
 from tests.running import ROOT, Running, StartProxy, engines_of, fake_engines, lives, real_engine
 

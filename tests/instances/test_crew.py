@@ -15,10 +15,10 @@ from slotproxy.instances.crew import FleetCrew
 from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.gauge import Gauge
 from slotproxy.instances.growth import Arrival
-from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.conftest import QUICK, SOON, World, stub_launch, upstream_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import ports, profiles
+from slotproxy.instances import profiles
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.embedded import main
 from slotproxy.instances.failures import Cause
@@ -22,6 +22,7 @@ from slotproxy.instances.leases import Lease
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.probe import Probe
+from slotproxy.instances.processes import ports
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
 

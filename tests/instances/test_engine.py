@@ -11,13 +11,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances import ports
 from slotproxy.instances.engine import EngineFailed, spawned
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.guardian import Guardian
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.locks import FileLock
 from slotproxy.instances.probe import Probe
+from slotproxy.instances.processes import ports
+from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.processes.locks import FileLock
 from slotproxy.instances.profiles import Lock, Ready, WarmUp
 from tests.instances.conftest import SOON, assert_gone, is_free, stub_launch
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances import ports
 from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.locks import FileLock
+from slotproxy.instances.processes import ports
+from slotproxy.instances.processes.locks import FileLock
 from slotproxy.instances.profiles import Stop
 from tests.instances.conftest import SOON, World, assert_gone, is_free, pid_of, stub_launch, upstream_of
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances import ports
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.memory.process_tree import read_tree
+from slotproxy.instances.processes import ports
 from slotproxy.instances.readings import Mapping, Reading
 
 MIB = 1 << 20

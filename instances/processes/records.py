@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from slotproxy.instances import strays
+from slotproxy.instances.processes import escaped
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def end_leftovers(instances: Path) -> None:
     async with asyncio.TaskGroup() as tasks:
         for directory in _recorded(instances):
             tasks.create_task(_end_leftover(directory))
-    for pid in await asyncio.to_thread(strays.end, instances):
+    for pid in await asyncio.to_thread(escaped.end, instances):
         logger.warning("killed process %d, left over from an earlier run", pid)
 
 

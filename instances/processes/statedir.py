@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from slotproxy.instances import records
+from slotproxy.instances.processes import records
 from slotproxy.instances.errors import ConfigurationError, StartupError
-from slotproxy.instances.locks import FileLock, LockHeld
+from slotproxy.instances.processes.locks import FileLock, LockHeld
 
 
 class StateDir:

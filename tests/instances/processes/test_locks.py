@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.locks import FileLock, LockHeld
+from slotproxy.instances.processes.locks import FileLock, LockHeld
 
 
 def test_a_held_lock_names_its_holder(tmp_path: Path) -> None:

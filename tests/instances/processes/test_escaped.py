@@ -8,12 +8,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotproxy.instances import strays
+from slotproxy.instances.processes import escaped
 
 
 @contextmanager
 def marked(directory: Path | None) -> "Iterator[subprocess.Popen[bytes]]":
-    env = dict(os.environ) | ({} if directory is None else {strays.VARIABLE: str(directory)})
+    env = dict(os.environ) | ({} if directory is None else {escaped.VARIABLE: str(directory)})
     child = subprocess.Popen(["sleep", "600"], env=env, start_new_session=True)
     try:
         yield child
@@ -25,21 +25,21 @@ def marked(directory: Path | None) -> "Iterator[subprocess.Popen[bytes]]":
 def test_only_processes_of_that_instance_are_ended(tmp_path: Path) -> None:
     ours = tmp_path / "instances" / "1"
     with marked(ours) as stray, marked(tmp_path / "instances" / "10") as other, marked(None) as stranger:
-        assert strays.end(ours) == [stray.pid]
+        assert escaped.end(ours) == [stray.pid]
         assert [other.poll(), stranger.poll()] == [None, None]
 
 
 def test_those_of_every_instance_are_found_from_above(tmp_path: Path) -> None:
     with marked(tmp_path / "0") as one, marked(tmp_path / "1") as two:
-        assert sorted(strays.end(tmp_path)) == sorted([one.pid, two.pid])
+        assert sorted(escaped.end(tmp_path)) == sorted([one.pid, two.pid])
 
 
 def test_a_stray_is_found_where_it_has_changed_its_session_and_directory(tmp_path: Path) -> None:
     leaves = "import os, sys; os.setsid() if os.fork() == 0 else sys.exit(); os.chdir('/')"
     code = f"{leaves}; os.execvp('sleep', ['sleep', '600'])"
-    env = dict(os.environ) | {strays.VARIABLE: str(tmp_path)}
+    env = dict(os.environ) | {escaped.VARIABLE: str(tmp_path)}
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
-    assert len(strays.end(tmp_path)) == 1
+    assert len(escaped.end(tmp_path)) == 1
 
 
 def test_a_stray_is_found_that_is_just_becoming_another_program(
@@ -56,4 +56,4 @@ def test_a_stray_is_found_that_is_just_becoming_another_program(
 
     with marked(tmp_path) as stray:
         monkeypatch.setattr(psutil.Process, "environ", empty_at_first)
-        assert strays.end(tmp_path) == [stray.pid]
+        assert escaped.end(tmp_path) == [stray.pid]

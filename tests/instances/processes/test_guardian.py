@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.guardian import Guardian
 
 SOON = 10.0
 SLEEP = "import time; time.sleep(600)"
@@ -134,7 +134,7 @@ async def test_it_ends_when_there_is_nothing_left_to_do() -> None:
 
 
 async def test_without_a_shell_the_proxy_runs_all_the_same(monkeypatch: pytest.MonkeyPatch, shop: Shop) -> None:
-    monkeypatch.setattr("slotproxy.instances.guardian.SHELL", "/nowhere/sh")
+    monkeypatch.setattr("slotproxy.instances.processes.guardian.SHELL", "/nowhere/sh")
     async with Guardian() as guardian:
         guardian.watch(shop.start().pid)
         assert guardian.pid == 0

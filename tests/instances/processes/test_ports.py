@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from slotproxy.instances import ports
+from slotproxy.instances.processes import ports
 
 LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
 GRANDCHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LISTEN!r}])"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from slotproxy.instances.enginelog import EngineLog
-from slotproxy.instances.guardian import Guardian
+from slotproxy.instances.processes.enginelog import EngineLog
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles import Stop
-from slotproxy.instances.reaper import exit_of
+from slotproxy.instances.processes.reaper import exit_of
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError, StartupError
-from slotproxy.instances.statedir import StateDir
+from slotproxy.instances.processes.statedir import StateDir
 
 
 async def test_a_second_proxy_is_told_who_uses_the_directory(tmp_path: Path) -> None:

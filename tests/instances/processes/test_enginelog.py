@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slotproxy.instances.enginelog import LINES, LONGEST_LINE, EngineLog
+from slotproxy.instances.processes.enginelog import LINES, LONGEST_LINE, EngineLog
 
 
 @given(st.lists(st.binary(max_size=40)))

@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 
-from slotproxy.instances.reaper import exit_of
+from slotproxy.instances.processes.reaper import exit_of
 
 logger = logging.getLogger(__name__)
 

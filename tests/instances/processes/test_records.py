@@ -8,8 +8,8 @@ import msgspec
 import psutil
 import pytest
 
-from slotproxy.instances import records
-from slotproxy.instances.records import FILE, Record
+from slotproxy.instances.processes import records
+from slotproxy.instances.processes.records import FILE, Record
 from tests.instances.conftest import SOON
 
 SLEEP = (sys.executable, "-c", "import time; print(flush=True); time.sleep(60)")

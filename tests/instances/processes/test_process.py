@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from slotproxy.instances.enginelog import EngineLog
-from slotproxy.instances.guardian import Guardian
-from slotproxy.instances.process import Exit, Process
+from slotproxy.instances.processes.enginelog import EngineLog
+from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.processes.process import Exit, Process
 from slotproxy.instances.profiles import Stop
 from tests.instances.conftest import SOON
 
