@@ -17,7 +17,7 @@ from slotproxy.instances.gauge import Gauge
 from slotproxy.instances.growth import Arrival
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.leases import Leases
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.trial import Run, Trial, TrialFailed

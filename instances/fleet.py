@@ -10,7 +10,7 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.leases import Leases
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.snapshot import OnTransition

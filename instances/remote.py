@@ -12,7 +12,7 @@ from typing import Any
 
 from slotproxy.instances.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.leases import Leases
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.pace import Pace
 from slotproxy.instances.probe import Probe, resolve

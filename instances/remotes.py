@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
 from slotproxy.instances.endpoint import upstream_of
-from slotproxy.instances.leases import Leases
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import UpstreamSpec

@@ -27,7 +27,7 @@ from slotproxy.instances.governor import Governor
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.leases import Leases
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.operator import Operator
 from slotproxy.instances.planner import size

@@ -15,7 +15,7 @@ from platformdirs import user_state_path
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.routing import POLICIES
+from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.proxy.options import option, table
 from slotproxy.proxy.values import (

@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from time import monotonic
 
 from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
-from slotproxy.instances.leases import Lease, Leases
+from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import bodies, errors

@@ -17,9 +17,9 @@ from time import monotonic
 
 from slotproxy.instances.models import demo
 from slotproxy.instances.errors import InstanceError
-from slotproxy.instances.leases import Leases
-from slotproxy.instances.pool import Pool
-from slotproxy.instances.routing import POLICIES
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import reload

@@ -15,13 +15,13 @@ from slotproxy.instances import profiles
 from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.pool import Pool
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.profiles import Idle, Profile, Stop
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Transition
 from slotproxy.instances.upstream import Upstream
 

@@ -11,10 +11,10 @@ from slotproxy.instances import aftercare
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch
-from slotproxy.instances.leases import Lease
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.profiles import Idle
 from slotproxy.instances.remote import Remote
+from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, pid_of, stub_launch, upstream_of
 

@@ -18,11 +18,11 @@ from slotproxy.instances.embedded import main
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.launch import Launch, program
-from slotproxy.instances.leases import Lease
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes import ports
+from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
 

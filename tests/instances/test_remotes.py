@@ -3,11 +3,11 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.leases import Leases
-from slotproxy.instances.pool import Pool
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.remotes import Remotes
 from slotproxy.instances.settings import UpstreamSpec
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.pool import Pool
 
 ONE, TWO, THREE = (UpstreamSpec(url=f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 

@@ -15,13 +15,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from slotproxy.instances.errors import ConfigurationError, ModelError, NoInstances, ShuttingDown, StartupError
-from slotproxy.instances.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.models import model
-from slotproxy.instances.pool import Pool
 from slotproxy.instances.processes import records
 from slotproxy.instances.processes.locks import FileLock
 from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Transition
 from slotproxy.instances.supervisor import Supervisor
 from tests.instances.conftest import QUICK, SOON, STUB, assert_nobody_on, is_free

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from slotproxy.instances.errors import ShuttingDown
-from slotproxy.instances.leases import Lease, Leases
-from slotproxy.instances.pool import Pool
 from slotproxy.instances.probe import Probe
+from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.trial import Run, Trial, TrialFailed
 from slotproxy.instances.upstream import Upstream
 from tests.fake_engine import FakeEngine

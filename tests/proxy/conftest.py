@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
-from slotproxy.instances.leases import Lease, Leases
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.pool import Pool
 from slotproxy.instances.ratelimits import Field
+from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.access import Access

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from slotproxy.instances.errors import QueueFull
-from slotproxy.instances.pool import Grant, Pool, Ticket
+from slotproxy.instances.slots.pool import Grant, Pool, Ticket
 
 NAMES = st.sampled_from("abc")
 

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence, Set
 from typing import Generic, NamedTuple, TypeVar
 
 from slotproxy.instances.errors import QueueFull
-from slotproxy.instances.routing import Policy, Seat, least_busy, without_overflow
+from slotproxy.instances.slots.routing import Policy, Seat, least_busy, without_overflow
 
 M = TypeVar("M", bound=Hashable)
 Ticket = int

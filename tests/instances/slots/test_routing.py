@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.routing import POLICIES, Seat, least_busy, round_robin, without_overflow
+from slotproxy.instances.slots.routing import POLICIES, Seat, least_busy, round_robin, without_overflow
 
 seats = st.lists(
     st.builds(
