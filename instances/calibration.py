@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances.launch import Launch, Place
+from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import SupplySettings
 

@@ -16,7 +16,7 @@ from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.gauge import Gauge
 from slotproxy.instances.growth import Arrival
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.probe import Probe

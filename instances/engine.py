@@ -9,17 +9,17 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import context
+from slotproxy.instances.profiles import context
 from slotproxy.instances.processes import ports, records, escaped
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.launch import HOST, Launch, Place
+from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes.process import Exit, Process
-from slotproxy.instances.profiles import Stop
+from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.signs import Signs
 from slotproxy.instances.upstream import Upstream

@@ -9,7 +9,7 @@ from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.probe import Probe

@@ -12,7 +12,7 @@ from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.gauge import GLANCE_EVERY, Gauge
 from slotproxy.instances.growth import Growth
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.planner import Decision, Move, size
 from slotproxy.instances.probe import Probe

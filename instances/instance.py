@@ -14,7 +14,7 @@ from slotproxy.instances.backoff import Backoff, History
 from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.launch import HOST, Launch
+from slotproxy.instances.profiles.launch import HOST, Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.probe import Probe

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import launch, remotes
+from slotproxy.instances import remotes
+from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.backoff import Backoff
@@ -26,7 +27,7 @@ from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.governor import Governor
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.operator import Operator

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from slotproxy.instances import launch, outlook
+from slotproxy.instances import outlook
+from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import demo, model
 from slotproxy.instances.outlook import RULE, Outlook
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots

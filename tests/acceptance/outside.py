@@ -9,7 +9,7 @@ from typing import Self
 
 PROC = Path("/proc")
 EVERY = 0.05  # seconds
-ENGINE = b"slotproxy.instances.embedded"
+ENGINE = b"slotproxy.instances.profiles.embedded"
 MIB = 1 << 20
 PASSES, TOLERANCE = 20, 1 * MIB
 

@@ -120,6 +120,6 @@ def stand_in(folder: Path) -> Program:
 def embedded(model: str | Path, *, slots: int, threads: int, folder: Path = Path("/tmp")) -> Program:
     """A real engine, started as slotproxy starts it."""
     port = free_port()
-    command = [sys.executable, "-m", "slotproxy.instances.embedded", "-m", str(model), "-a", "demo"]
+    command = [sys.executable, "-m", "slotproxy.instances.profiles.embedded", "-m", str(model), "-a", "demo"]
     command += ["--port", str(port), "-c", str(2048 * slots), "-np", str(slots), "-t", str(threads)]
     return start(command, port, folder)

@@ -18,7 +18,7 @@ OBSERVER = Path(__file__).parent / "observer"
 ASK = signal.SIGRTMIN + 5 if sys.platform == "linux" else signal.SIGUSR2
 ANSWERS = 5.0  # seconds a proxy may take to tell its tasks
 SETBACK = re.compile(r"(\d\d):(\d\d):(\d\d) \w+: instance (\d+): \w+ -> (backoff|failed)\b")
-ENGINES = ("tests.fake_engine", "slotproxy.instances.embedded")
+ENGINES = ("tests.fake_engine", "slotproxy.instances.profiles.embedded")
 
 
 def environment(mark: str, tasks: Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ async def engine(model: Path) -> AsyncIterator[int]:
     """A llama.cpp server that no proxy has started. Its port."""
     # One thread: several spin while they wait for each other, and starve where others need the cores too.
     options = ("--model", str(model), "--port", "0", "--ctx-size", "1024", "--threads", "1")
-    command = (sys.executable, "-m", "slotproxy.instances.embedded", *options)
+    command = (sys.executable, "-m", "slotproxy.instances.profiles.embedded", *options)
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL, stderr=pipe)
     assert process.stderr is not None

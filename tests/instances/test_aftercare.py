@@ -10,9 +10,9 @@ import pytest
 from slotproxy.instances import aftercare
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.profiles import Idle
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Idle
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream

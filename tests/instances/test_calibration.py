@@ -7,7 +7,7 @@ import pytest
 
 from slotproxy.instances import calibration
 from slotproxy.instances.calibration import Calibration, fingerprint
-from slotproxy.instances.launch import Launch
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 from tests.instances.conftest import stub_launch

@@ -16,9 +16,9 @@ from slotproxy.instances.fleet import Fleet
 from slotproxy.instances.gauge import Gauge
 from slotproxy.instances.growth import Arrival
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.conftest import QUICK, SOON, World, stub_launch, upstream_of
 

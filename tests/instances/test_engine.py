@@ -13,12 +13,12 @@ from aiohttp.test_utils import TestServer
 
 from slotproxy.instances.engine import EngineFailed, spawned
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.launch import Launch
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock
-from slotproxy.instances.profiles import Lock, Ready, WarmUp
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Lock, Ready, WarmUp
 from tests.instances.conftest import SOON, assert_gone, is_free, stub_launch
 
 SILENT = (sys.executable, "-c", "import time; time.sleep(60)")

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import calibration, launch, outlook, profiles
+from slotproxy.instances import calibration, outlook
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
@@ -14,6 +14,7 @@ from slotproxy.instances.memory import machine, process_tree
 from slotproxy.instances.models import model
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.outlook import Outlook
+from slotproxy.instances.profiles import launch, profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 
@@ -21,7 +22,7 @@ GIB = 1 << 30
 FACTS = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=4 * GIB)
 ROOMY = Outlook(
     facts=FACTS,
-    profile=profiles.load("llama-server"),
+    profile=profile.load("llama-server"),
     missing=None,
     ctx=4096,
     metric="resident",
@@ -95,7 +96,7 @@ def test_a_context_below_the_floor_or_above_what_was_trained_is_warned_about(dem
 
 def test_an_engine_that_does_not_share_is_warned_about() -> None:
     private = msgspec.structs.replace(
-        ROOMY.profile, batching=None, memory=profiles.Memory(shared=False, note="it copies")
+        ROOMY.profile, batching=None, memory=profile.Memory(shared=False, note="it copies")
     )
     (warning,) = replace(ROOMY, profile=private, estimate=Estimate(weights=GIB, kv=1, shares=False)).warnings()
     assert warning == (
@@ -176,7 +177,7 @@ async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytes
 
 async def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
     found = await outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
-    assert found.ctx == profiles.load("ds4-server").ctx
+    assert found.ctx == profile.load("ds4-server").ctx
 
 
 async def test_an_engine_that_is_not_installed_can_be_planned_with(
@@ -199,7 +200,7 @@ async def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path,
 
 
 def test_one_process_that_batches_is_proposed_where_several_would_share_nothing() -> None:
-    several = replace(ROOMY, profile=profiles.load("vllm"))
+    several = replace(ROOMY, profile=profile.load("vllm"))
     assert any("--max-num-seqs K and give it as --upstream URL,slots=K" in warning for warning in several.warnings())
     alone = replace(several, instances=1)
     assert not any("--upstream" in warning for warning in alone.warnings())

@@ -1,10 +1,10 @@
-from slotproxy.instances import profiles
 from slotproxy.instances.failures import Cause
+from slotproxy.instances.profiles import profile
 from slotproxy.instances.signs import LONGEST, Signs
 
 
 def after(engine: str, *lines: str) -> Signs:
-    signs = Signs(profiles.load(engine))
+    signs = Signs(profile.load(engine))
     for line in lines:
         signs.read(line)
     return signs

@@ -11,7 +11,7 @@ import pytest
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.profiles import Stop, Watch
+from slotproxy.instances.profiles.profile import Stop, Watch
 from slotproxy.instances.watchdog import Watchdog
 from tests.instances.conftest import World, pid_of, stub_launch
 

@@ -194,7 +194,7 @@ def test_a_second_real_engine_costs_what_the_first_predicted(tmp_path: Path, dem
 def engine(model: Path) -> subprocess.Popen[bytes]:
     """A real one after a warm-up generation."""
     port = ports.free("127.0.0.1")
-    command = [sys.executable, "-m", "slotproxy.instances.embedded", "-m", str(model), "--port", str(port)]
+    command = [sys.executable, "-m", "slotproxy.instances.profiles.embedded", "-m", str(model), "--port", str(port)]
     process = subprocess.Popen([*command, "-c", "1024", "-t", "1"], stderr=subprocess.DEVNULL)
     body = json.dumps({"prompt": "Say hi.", "n_predict": 4}).encode()
     deadline = time.monotonic() + 60

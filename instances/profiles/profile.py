@@ -15,7 +15,7 @@ import msgspec
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.toml_lines import line_of
+from slotproxy.instances.profiles.toml_lines import line_of
 
 PLAIN = {"Object contains unknown field": "unknown key", "Object missing required field": "missing key", "`": "'"}
 PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "dir", "threads")

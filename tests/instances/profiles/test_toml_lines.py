@@ -1,6 +1,6 @@
 import pytest
 
-from slotproxy.instances.toml_lines import line_of
+from slotproxy.instances.profiles.toml_lines import line_of
 
 TEXT = """name = "x"
 warm-up.body = { a = 1 }

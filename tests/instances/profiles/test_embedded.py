@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import profiles
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.embedded import main
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.instance import Instance
-from slotproxy.instances.launch import Launch, program
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes import ports
+from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles.embedded import main
+from slotproxy.instances.profiles.launch import Launch, program
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
@@ -31,7 +31,7 @@ LONG = 4000  # tokens nobody waits for
 
 
 def embedded(model: Path, *extra_args: str) -> Launch:
-    profile = profiles.load("embedded")
+    profile = profile.load("embedded")
     run = program(profile, None)
     return Launch(profile=profile, program=run, model=model, name="demo", ctx=1024, threads=1, extra_args=extra_args)
 
@@ -128,7 +128,7 @@ async def test_an_idle_one_ends_at_once_and_one_with_a_stream_as_soon_as_that_is
 def test_it_dies_with_the_process_that_started_it(demo_model: Path) -> None:
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux has a parent-death signal")
-    command = [sys.executable, "-m", "slotproxy.instances.embedded", "-m", str(demo_model), "--port", "0"]
+    command = [sys.executable, "-m", "slotproxy.instances.profiles.embedded", "-m", str(demo_model), "--port", "0"]
     parent_code = f"import subprocess; child = subprocess.Popen({command!r}, stderr=subprocess.STDOUT); child.wait()"
     parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE)
     assert parent.stdout is not None
@@ -191,6 +191,6 @@ def test_without_the_wheel_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    monkeypatch.setattr("slotproxy.instances.embedded._die_with_parent", lambda: None)
+    monkeypatch.setattr("slotproxy.instances.profiles.embedded._die_with_parent", lambda: None)
     assert main(["--model", "m"]) == 1
     assert "install slotproxy[embedded]" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.embedded`.
+"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.profiles.embedded`.
 
 Options carry llama-server's names where llama-server has them. The weights are mapped and never repacked, so that
 processes with the same model share its pages.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m slotproxy.instances.embedded", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m slotproxy.instances.profiles.embedded", allow_abbrev=False)
     add = parser.add_argument
     add("-m", "--model", required=True, help="GGUF file")
     add("-a", "--alias", help="name of the model in answers; default: the file's name")
