@@ -6,7 +6,7 @@ from typing import Any
 
 from slotproxy.instances.errors import HeldBack, InstanceError
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.ratelimits import Field

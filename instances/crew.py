@@ -12,14 +12,14 @@ from slotproxy.instances.models import model
 from slotproxy.instances.calibration import NOWHERE
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.gauge import Gauge
 from slotproxy.instances.growth import Arrival
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.trial import Run, Trial, TrialFailed
 from slotproxy.instances.upstream import Upstream
 from slotproxy.instances.watermarks import Level

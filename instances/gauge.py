@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from slotproxy.instances.memory import machine as machines
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import size
 from slotproxy.instances.readings import Pressure, Reading

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from slotproxy.instances import calibration
 from slotproxy.instances.calibration import Calibration
 from slotproxy.instances.crew import FleetCrew
-from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.gauge import GLANCE_EVERY, Gauge
 from slotproxy.instances.growth import Growth
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.planner import Decision, Move, size
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import SupplySettings
 
 logger = logging.getLogger(__name__)

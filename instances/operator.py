@@ -6,9 +6,9 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
-from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.governor import Governor
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 
 
 class Supply(Protocol):

@@ -15,7 +15,7 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.pace import Pace
-from slotproxy.instances.probe import Probe, resolve
+from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.ratelimits import (
     REFUSALS,
     Allowance,
@@ -28,7 +28,7 @@ from slotproxy.instances.ratelimits import (
     starved,
 )
 from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
-from slotproxy.instances.standing import Standing
+from slotproxy.instances.running.state import Standing
 from slotproxy.instances.upstream import Upstream
 
 HEALTHY_POLL = 5.0  # seconds between glances at one that serves

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.snapshot import OnTransition

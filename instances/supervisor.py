@@ -12,7 +12,7 @@ from slotproxy.instances import remotes
 from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.backoff import Backoff
+from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.errors import (
     ConfigurationError,
     InstanceError,
@@ -23,22 +23,22 @@ from slotproxy.instances.errors import (
     StartupError,
 )
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.fleet import Fleet
+from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.governor import Governor
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.instance import Instance
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.operator import Operator
 from slotproxy.instances.planner import size
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.remote import Remote
 from slotproxy.instances.remotes import Remotes
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.processes.statedir import StateDir
-from slotproxy.instances.watchdog import Watchdog
+from slotproxy.instances.running.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.upstream import Upstream
 from slotproxy.instances.workload import Count
 

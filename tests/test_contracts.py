@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.models import model
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles import launch
 from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import SupplySettings
 from tests.contract_engines import Played
 from tests.stubs.contracts import CONTRACTS

@@ -11,15 +11,15 @@ import msgspec
 import psutil
 import pytest
 
-from slotproxy.instances.backoff import Backoff
-from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.profiles import profile
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Idle, Profile, Stop
+from slotproxy.instances.running.backoff import Backoff
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Transition

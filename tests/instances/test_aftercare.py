@@ -9,11 +9,11 @@ import pytest
 
 from slotproxy.instances import aftercare
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Idle
 from slotproxy.instances.remote import Remote
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, pid_of, stub_launch, upstream_of
@@ -100,7 +100,7 @@ async def test_a_living_engine_that_does_not_answer_is_restarted(
 ) -> None:
     monkeypatch.setattr(aftercare, "LOOKS", 1)
     monkeypatch.setattr(aftercare, "BETWEEN_LOOKS", 0.05)
-    monkeypatch.setattr("slotproxy.instances.probe.TIMEOUT", 0.2)
+    monkeypatch.setattr("slotproxy.instances.running.probe.TIMEOUT", 0.2)
     instance, lease = await leased(world, stub_launch(gguf))
     os.kill(pid_of(instance), signal.SIGSTOP)
     world.leases.owner.failed(lease.upstream, "reset")

@@ -155,7 +155,7 @@ async def test_one_that_answers_nothing_to_a_doubt_is_withdrawn_although_it_work
     await world.reached(State.READY, name="u0")
     lease = world.leases.take()
     assert lease is not None
-    monkeypatch.setattr("slotproxy.instances.probe.TIMEOUT", 0.05)
+    monkeypatch.setattr("slotproxy.instances.running.probe.TIMEOUT", 0.05)
     elsewhere.health = elsewhere.models = None
     there.doubt()
     assert world.leases.upstreams == ()

@@ -3,8 +3,8 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.remotes import Remotes
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool

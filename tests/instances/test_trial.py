@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slotproxy.instances.errors import ShuttingDown
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.trial import Run, Trial, TrialFailed

@@ -14,14 +14,14 @@ import pytest
 
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes import ports
 from slotproxy.instances.profiles import profile
 from slotproxy.instances.profiles.embedded import main
 from slotproxy.instances.profiles.launch import Launch, program
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of

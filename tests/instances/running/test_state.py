@@ -4,8 +4,8 @@ import pytest
 
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import Event, IllegalTransition, State
+from slotproxy.instances.running.state import Standing
 from slotproxy.instances.snapshot import Kind, Transition
-from slotproxy.instances.standing import Standing
 
 
 def test_each_step_is_one_log_line_and_one_call(caplog: pytest.LogCaptureFixture) -> None:

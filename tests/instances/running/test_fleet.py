@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.fleet import Fleet
-from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.running.fleet import Fleet
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from tests.instances.conftest import QUICK, SOON, assert_gone, pid_of, stub_launch, upstream_of

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances.probe import LARGEST, Probe, resolve
 from slotproxy.instances.profiles.profile import Context, Idle, Ready, WarmUp
+from slotproxy.instances.running.probe import LARGEST, Probe, resolve
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON
 

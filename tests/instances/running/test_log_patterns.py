@@ -1,6 +1,6 @@
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.profiles import profile
-from slotproxy.instances.signs import LONGEST, Signs
+from slotproxy.instances.running.log_patterns import LONGEST, Signs
 
 
 def after(engine: str, *lines: str) -> Signs:

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.vigil import Vigil, Vital
+from slotproxy.instances.running.liveness import Vigil, Vital
 
 PERIOD = 5.0
 START = Vigil(limit=60.0, period=PERIOD)

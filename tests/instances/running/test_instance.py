@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.locks import FileLock
 from slotproxy.instances.profiles.profile import Stop
+from slotproxy.instances.running.backoff import Backoff
 from tests.instances.conftest import SOON, World, assert_gone, is_free, pid_of, stub_launch, upstream_of
 
 HUNG = Failure(cause=Cause.HANG, sentence="it hung")
@@ -199,7 +199,7 @@ async def test_a_stop_while_starting_is_obeyed_at_once(world: World, gguf: Path)
 
 
 async def test_the_log_has_one_line_per_transition(world: World, gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "slotproxy.instances.standing")
+    caplog.set_level(logging.INFO, "slotproxy.instances.running.state")
     await world.started(stub_launch(gguf))
     lines = [record.getMessage() for record in caplog.records if " -> " in record.getMessage()]
     assert len(lines) == len(world.transitions)
@@ -222,7 +222,7 @@ async def test_an_engine_whose_model_file_was_replaced_serves_on_and_is_called_s
 async def test_an_engine_that_hangs_is_not_given_the_time_of_one_that_stops(
     world: World, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slotproxy.instances.engine.HUNG", 0.01)
+    monkeypatch.setattr("slotproxy.instances.running.engine.HUNG", 0.01)
     instance = await world.started(stub_launch(gguf, stop=Stop(term=600, again=600)))
     os.kill(pid_of(instance), signal.SIGSTOP)
     instance.restart(Failure(cause=Cause.HANG, sentence="it hangs"))

@@ -17,11 +17,11 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.processes.locks import FileLock, LockHeld
-from slotproxy.instances.probe import Probe
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.processes.process import Exit, Process
 from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.signs import Signs
+from slotproxy.instances.running.log_patterns import Signs
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)

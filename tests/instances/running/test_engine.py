@@ -11,14 +11,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances.engine import EngineFailed, spawned
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.probe import Probe
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Lock, Ready, WarmUp
+from slotproxy.instances.running.engine import EngineFailed, spawned
+from slotproxy.instances.running.probe import Probe
 from tests.instances.conftest import SOON, assert_gone, is_free, stub_launch
 
 SILENT = (sys.executable, "-c", "import time; time.sleep(60)")
@@ -96,7 +96,7 @@ async def test_one_that_is_never_ready_is_too_late(tmp_path: Path, gguf: Path) -
 async def test_one_that_says_why_it_cannot_go_on_but_does_not_end_is_believed(
     tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slotproxy.instances.engine.FATAL_GRACE", 0.05)
+    monkeypatch.setattr("slotproxy.instances.running.engine.FATAL_GRACE", 0.05)
     program = (SILENT[0], "-c", "print('ds4: model is not a GGUF file', flush=True);" + SILENT[2])
     with failing(Cause.MODEL, "the engine cannot load the model: ds4: model is not"):
         await come_up(stub_launch(gguf, program=program), tmp_path / "0")

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.backoff import Backoff, History
+from slotproxy.instances.running.backoff import Backoff, History
 
 streaks = st.integers(1, 1000)
 jitters = st.floats(0, 1)

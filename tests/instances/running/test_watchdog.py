@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.instance import Instance
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.profiles.profile import Stop, Watch
-from slotproxy.instances.watchdog import Watchdog
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.watchdog import Watchdog
 from tests.instances.conftest import World, pid_of, stub_launch
 
 QUICK_STOP = Stop(term=0.05, again=0.05)
@@ -31,7 +31,7 @@ class Pack:
 
 @pytest.fixture
 async def watched(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr("slotproxy.instances.probe.TIMEOUT", 0.05)
+    monkeypatch.setattr("slotproxy.instances.running.probe.TIMEOUT", 0.05)
     async with asyncio.TaskGroup() as tasks:
         dog = tasks.create_task(Watchdog(Pack(world), period=0.01).run())  # type: ignore[arg-type]
         yield world
