@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.planner import Decision
-from slotproxy.instances.ratelimits import Allowance
+from slotproxy.instances.remotes.ratelimits import Allowance
 from slotproxy.instances.readings import Reading
 
 

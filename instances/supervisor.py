@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances import remotes
+from slotproxy.instances.remotes import remotes
 from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
@@ -33,8 +33,8 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.operator import Operator
 from slotproxy.instances.planner import size
 from slotproxy.instances.running.probe import Probe
-from slotproxy.instances.remote import Remote
-from slotproxy.instances.remotes import Remotes
+from slotproxy.instances.remotes.remote import Remote
+from slotproxy.instances.remotes.remotes import Remotes
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.processes.statedir import StateDir

@@ -18,7 +18,7 @@ from time import monotonic
 
 from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.ratelimits import REFUSALS
+from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.answer import Answer, Request, RequestHead

@@ -12,7 +12,7 @@ from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Idle
-from slotproxy.instances.remote import Remote
+from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream

@@ -9,7 +9,7 @@ import pytest
 
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.ratelimits import Field
+from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot

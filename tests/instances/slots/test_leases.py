@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
-from slotproxy.instances.ratelimits import Field
+from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Upstream

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from slotproxy.instances.endpoint import MODELS, WITHOUT_HEALTH
+from slotproxy.instances.remotes.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
-from slotproxy.instances.pace import Pace
+from slotproxy.instances.remotes.pace import Pace
 from slotproxy.instances.running.probe import Probe, resolve
-from slotproxy.instances.ratelimits import (
+from slotproxy.instances.remotes.ratelimits import (
     REFUSALS,
     Allowance,
     Field,

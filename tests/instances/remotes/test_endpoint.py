@@ -1,7 +1,7 @@
 import pytest
 
-from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.remotes.endpoint import upstream_of
 from slotproxy.instances.settings import Api, UpstreamSpec
 
 

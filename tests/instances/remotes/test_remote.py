@@ -6,12 +6,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances import remote
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.endpoint import upstream_of
 from slotproxy.instances.errors import HeldBack
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remote import Remote
+from slotproxy.instances.remotes import remote
+from slotproxy.instances.remotes.endpoint import upstream_of
+from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World

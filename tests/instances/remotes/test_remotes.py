@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.remotes import Remotes
+from slotproxy.instances.remotes.remotes import Remotes
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.slots.leases import Leases

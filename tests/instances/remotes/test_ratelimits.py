@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.ratelimits import (
+from slotproxy.instances.remotes.ratelimits import (
     LONGEST,
     REFUSALS,
     Allowance,

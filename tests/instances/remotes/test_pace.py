@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from slotproxy.instances.pace import LONGEST, OUT_OF_QUOTA, Pace
-from slotproxy.instances.ratelimits import Reason, Refusal
+from slotproxy.instances.remotes.pace import LONGEST, OUT_OF_QUOTA, Pace
+from slotproxy.instances.remotes.ratelimits import Reason, Refusal
 
 LIMITED = Refusal(reason=Reason.RATE_LIMIT, wait=10)
 UNSAID = Refusal(reason=Reason.OVERLOAD, wait=None)
