@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from slotproxy.instances import calibration
+from slotproxy.instances.scaling import calibration
 from slotproxy.instances.profiles import context, launch
 from slotproxy.instances.memory import nvidia
 from slotproxy.instances.memory import machine as machines
-from slotproxy.instances.calibration import Calibration
+from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import SupplySettings

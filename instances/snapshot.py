@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.planner import Decision
+from slotproxy.instances.scaling.planner import Decision
 from slotproxy.instances.remotes.ratelimits import Allowance
 from slotproxy.instances.readings import Reading
 

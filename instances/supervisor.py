@@ -24,14 +24,14 @@ from slotproxy.instances.errors import (
 )
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.governor import Governor
+from slotproxy.instances.scaling.governor import Governor
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.operator import Operator
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.remotes.remotes import Remotes

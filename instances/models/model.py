@@ -9,7 +9,7 @@ from slotproxy.instances.models import config_facts, gguf_facts
 from slotproxy.instances.models.config_facts import ConfigFacts
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.models.gguf_facts import GgufFacts, HeaderError
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.models.shape import Shape
 
 MOST_PARTS = 99_999

@@ -10,7 +10,7 @@ from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import demo, model
 from slotproxy.instances.outlook import RULE, Outlook
 from slotproxy.instances.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from slotproxy.instances.calibration import Calibration
-from slotproxy.instances.growth import Arrival, Growth
-from slotproxy.instances.planner import Decision
-from slotproxy.instances.watermarks import Level
+from slotproxy.instances.scaling.calibration import Calibration
+from slotproxy.instances.scaling.growth import Arrival, Growth
+from slotproxy.instances.scaling.planner import Decision
+from slotproxy.instances.scaling.watermarks import Level
 
 GB, GIB = 10**9, 1 << 30
 

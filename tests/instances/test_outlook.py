@@ -6,8 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import calibration, outlook
-from slotproxy.instances.calibration import Calibration
+from slotproxy.instances import outlook
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.estimate import Estimate
 from slotproxy.instances.memory import machine, process_tree
@@ -16,6 +15,8 @@ from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.outlook import Outlook
 from slotproxy.instances.profiles import launch, profile
 from slotproxy.instances.readings import Total
+from slotproxy.instances.scaling import calibration
+from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 
 GIB = 1 << 30

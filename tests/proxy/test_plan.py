@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import calibration
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.models import demo, model
 from slotproxy.instances.profiles import launch
+from slotproxy.instances.scaling import calibration
 from slotproxy.proxy.commands import plan
 from slotproxy.proxy.sources import load, read
 

@@ -8,9 +8,9 @@ import pytest
 
 from slotproxy.instances.errors import ShuttingDown
 from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.scaling.benchmark import Run, Trial, TrialFailed
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
-from slotproxy.instances.trial import Run, Trial, TrialFailed
 from slotproxy.instances.upstream import Upstream
 from tests.fake_engine import FakeEngine
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances.gauge import READ_EVERY, Gauge, strain
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.memory.machine import Resident
 from slotproxy.instances.readings import Pressure, Reading, Total
+from slotproxy.instances.scaling.memory_monitor import READ_EVERY, Gauge, strain
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 from slotproxy.instances.upstream import Upstream
 

@@ -1,6 +1,6 @@
 """Whether instances really share the pages of their model. Pure."""
 
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.readings import Mapping
 
 COPY = 0.6  # of the model's size that an engine holds of its own, or does not map: then it has a copy

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.planner import (
+from slotproxy.instances.scaling.planner import (
     Move,
     admit,
     at_full_context,

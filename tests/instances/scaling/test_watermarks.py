@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.planner import Decision, Move
-from slotproxy.instances.watermarks import PAUSE, REST, Level, Watermarks, reserve
+from slotproxy.instances.scaling.planner import Decision, Move
+from slotproxy.instances.scaling.watermarks import PAUSE, REST, Level, Watermarks, reserve
 
 GIB = 1 << 30
 CALM = Level(

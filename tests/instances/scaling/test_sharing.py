@@ -1,7 +1,7 @@
 import pytest
 
 from slotproxy.instances.readings import Mapping
-from slotproxy.instances.sharing import broken
+from slotproxy.instances.scaling.sharing import broken
 
 MIB = 1 << 20
 WHOLE = Mapping(rss=94 * MIB, pss=47 * MIB, written=0)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.planner import size
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.readings import Pressure, Reading
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.upstream import Upstream
-from slotproxy.instances.watermarks import reserve
+from slotproxy.instances.scaling.watermarks import reserve
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from enum import Enum
 from statistics import median
 from typing import Protocol
 
-from slotproxy.instances import planner
-from slotproxy.instances.calibration import Calibration
-from slotproxy.instances.planner import Decision, Move
+from slotproxy.instances.scaling import planner
+from slotproxy.instances.scaling.calibration import Calibration
+from slotproxy.instances.scaling.planner import Decision, Move
 from slotproxy.instances.settings import SupplySettings
-from slotproxy.instances.watermarks import Level, Watermarks
+from slotproxy.instances.scaling.watermarks import Level, Watermarks
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import calibration
-from slotproxy.instances.calibration import Calibration, fingerprint
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.readings import Total
+from slotproxy.instances.scaling import calibration
+from slotproxy.instances.scaling.calibration import Calibration, fingerprint
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 from tests.instances.conftest import stub_launch
 

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances.workload import CHAT, Count, reading, request
+from slotproxy.instances.scaling.workload import CHAT, Count, reading, request
 
 
 def test_a_chat_warm_up_becomes_a_chat_stream() -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from slotproxy.instances import crew as crews
-from slotproxy.instances import sharing, workload
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.crew import FleetCrew
-from slotproxy.instances.gauge import Gauge
-from slotproxy.instances.growth import Arrival
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.scaling import scaled_fleet as crews
+from slotproxy.instances.scaling import sharing, workload
+from slotproxy.instances.scaling.growth import Arrival
+from slotproxy.instances.scaling.memory_monitor import Gauge
+from slotproxy.instances.scaling.scaled_fleet import FleetCrew
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.conftest import QUICK, SOON, World, stub_launch, upstream_of
 
