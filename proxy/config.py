@@ -14,7 +14,7 @@ from typing import Annotated
 from platformdirs import user_state_path
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.proxy.options import option, table

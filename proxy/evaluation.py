@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qsl
 
-from slotproxy.instances.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.proxy import errors
 from slotproxy.proxy.options import quoted
 

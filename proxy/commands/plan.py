@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from slotproxy.instances import outlook
+from slotproxy.instances.forecast import plan
 from slotproxy.instances.profiles import launch
 from slotproxy.instances.models import demo, model
-from slotproxy.instances.outlook import RULE, Outlook
-from slotproxy.instances.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.forecast.plan import RULE, Outlook
+from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.scaling.planner import size
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.config import DEMO, Settings
@@ -24,7 +24,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
         return _elsewhere(settings, as_json=as_json)
     path = demo.fetch() if settings.model == DEMO else settings.model_path
     facts = model.check(path, names=launch.takes_names(settings.engine))
-    found = asyncio.run(outlook.look(settings.supply(path), facts))
+    found = asyncio.run(plan.look(settings.supply(path), facts))
     if as_json:
         print_json(document(found, settings))
     else:

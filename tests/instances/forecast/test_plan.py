@@ -6,13 +6,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from slotproxy.instances import outlook
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.estimate import Estimate
+from slotproxy.instances.forecast import plan
+from slotproxy.instances.forecast.estimate import Estimate
+from slotproxy.instances.forecast.plan import Outlook
 from slotproxy.instances.memory import machine, process_tree
 from slotproxy.instances.models import model
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.outlook import Outlook
 from slotproxy.instances.profiles import launch, profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
@@ -141,20 +141,20 @@ async def test_a_result_in_the_state_directory_is_found_by_what_a_start_would_lo
 ) -> None:
     wanted = SupplySettings(model=demo_model, state_dir=tmp_path, max_instances=5)
     facts = model.check(demo_model)
-    assert (await outlook.look(wanted, facts)).measured is None
+    assert (await plan.look(wanted, facts)).measured is None
     plan = await launch.plan(wanted, facts)
     calibration.keep(tmp_path, calibration.fingerprint(plan, wanted, process_tree.effective_total()), FOUND)
-    assert (await outlook.look(wanted, facts)).measured == FOUND
-    assert (await outlook.look(replace(wanted, instances=2), facts)).measured == FOUND
-    assert (await outlook.look(replace(wanted, ctx_size=1024), facts)).measured is None
-    assert (await outlook.look(replace(wanted, recalibrate=True), facts)).known is None
+    assert (await plan.look(wanted, facts)).measured == FOUND
+    assert (await plan.look(replace(wanted, instances=2), facts)).measured == FOUND
+    assert (await plan.look(replace(wanted, ctx_size=1024), facts)).measured is None
+    assert (await plan.look(replace(wanted, recalibrate=True), facts)).known is None
 
 
 async def test_where_each_process_is_charged_for_the_weights_they_count_for_each(
     demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "choose", lambda metric: Charged())
-    found = await outlook.look(settings(demo_model), model.check(demo_model))
+    found = await plan.look(settings(demo_model), model.check(demo_model))
     assert (found.metric, found.estimate.shares, found.total.source) == ("wired", False, "wired limit")
 
 
@@ -169,7 +169,7 @@ async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytes
     monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=GIB, source="cgroup limit"))
     monkeypatch.setattr(process_tree, "available", lambda mapped=0: 7)
     wanted = settings(demo_model, ctx_size=2048, memory_limit=MemoryLimit(percent=50), instances=3, max_instances=4)
-    found = await outlook.look(wanted, model.check(demo_model))
+    found = await plan.look(wanted, model.check(demo_model))
     assert (found.ctx, found.total.source, found.limit, found.available) == (2048, "cgroup limit", GIB // 2, 7)
     assert (found.instances, found.max_instances, found.profile.name) == (3, 4, "embedded")
     assert found.estimate == Estimate(weights=98362432, kv=2048 * 23040, shares=True)
@@ -177,7 +177,7 @@ async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytes
 
 
 async def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
-    found = await outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+    found = await plan.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
     assert found.ctx == profile.load("ds4-server").ctx
 
 
@@ -185,7 +185,7 @@ async def test_an_engine_that_is_not_installed_can_be_planned_with(
     demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = await outlook.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
+    found = await plan.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
     assert "not installed" in (found.missing or "")
     assert found.expected >= 1
 
@@ -193,11 +193,11 @@ async def test_an_engine_that_is_not_installed_can_be_planned_with(
 async def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigurationError):
-        await outlook.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
+        await plan.look(settings(tmp_path, engine="embedded"), model.check(tmp_path))
     with pytest.raises(ConfigurationError):
-        await outlook.look(settings(demo_model, engine="no-such"), model.check(demo_model))
+        await plan.look(settings(demo_model, engine="no-such"), model.check(demo_model))
     with pytest.raises(ConfigurationError, match="check --engine-bin"):
-        await outlook.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))
+        await plan.look(settings(demo_model, engine_bin="/nowhere/engine"), model.check(demo_model))
 
 
 def test_one_process_that_batches_is_proposed_where_several_would_share_nothing() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.parallel_slots import (
+from slotproxy.instances.forecast.parallel_slots import (
     BELOW_FLOOR,
     CLAMPED,
     FLOOR,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.estimate import Estimate
+from slotproxy.instances.forecast.estimate import Estimate
 
 GB = 10**9
 GIB = 1 << 30

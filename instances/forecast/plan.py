@@ -9,9 +9,9 @@ from slotproxy.instances.profiles import context, launch
 from slotproxy.instances.memory import nvidia
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.estimate import Estimate
+from slotproxy.instances.forecast.estimate import Estimate
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
