@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
 from slotproxy.proxy.commandline import Invocation
 from slotproxy.proxy.config import Settings
-from slotproxy.proxy.logs import printable, set_up, write_line
+from slotproxy.proxy.accounts.logs import printable, set_up, write_line
 from slotproxy.proxy.sources import load, read
 
 logger = logging.getLogger(__name__)

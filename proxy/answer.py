@@ -18,10 +18,10 @@ from slotproxy.proxy.bodies import Wanted
 from slotproxy.proxy.exchange import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
-from slotproxy.proxy.meter import Meter
+from slotproxy.proxy.accounts.meter import Meter
 from slotproxy.proxy.observed import Observer, Refusal, error_event
 from slotproxy.proxy.relay import EngineConnection
-from slotproxy.proxy.silence import Silence
+from slotproxy.proxy.accounts.silence import Silence
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream

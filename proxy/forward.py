@@ -26,9 +26,9 @@ from slotproxy.proxy.exchange import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
 from slotproxy.proxy.idle import IdleConnections
-from slotproxy.proxy.metrics import Metrics
+from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.observed import Refusal
-from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.relay import EngineConnection, connect
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from slotproxy.proxy.exchange import Failure, Kind, Outlet, Sink
 from slotproxy.proxy.headers import Field
 from slotproxy.proxy.heads import Head, KnownHeads
 from slotproxy.proxy.idle import IdleConnections
-from slotproxy.proxy.meter import MANY
+from slotproxy.proxy.accounts.meter import MANY
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section

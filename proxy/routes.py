@@ -28,9 +28,9 @@ from slotproxy.proxy.forward import Forwarder
 from slotproxy.proxy.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.heads import KnownRequests
-from slotproxy.proxy.logs import log_access
-from slotproxy.proxy.metrics import CONTENT_TYPE, Metrics
-from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.accounts.logs import log_access
+from slotproxy.proxy.accounts.metrics import CONTENT_TYPE, Metrics
+from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.repeats import Known
 from slotproxy.proxy.turns import CLOSED, KEPT, Repeat, Turns
 

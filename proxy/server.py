@@ -29,8 +29,8 @@ from slotproxy.proxy.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
 from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
-from slotproxy.proxy.logs import set_up
-from slotproxy.proxy.metrics import Metrics, release
+from slotproxy.proxy.accounts.logs import set_up
+from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.routes import Routes
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slotproxy.instances.errors import StartupError
-from slotproxy.proxy.logs import printable
+from slotproxy.proxy.accounts.logs import printable
 
 UNBOUNDED = 100_000  # columns: what is piped into a file is not wrapped
 

@@ -15,10 +15,10 @@ from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.access import Access
+from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.api import Api
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
-from slotproxy.proxy.metrics import Metrics
 from slotproxy.proxy.routes import Routes
 
 SOON = 5.0

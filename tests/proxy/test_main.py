@@ -13,8 +13,8 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
 from slotproxy.proxy import __main__ as command
+from slotproxy.proxy.accounts.logs import StderrHandler
 from slotproxy.proxy.config import Settings
-from slotproxy.proxy.logs import StderrHandler
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from slotproxy.proxy.meter import Meter
+from slotproxy.proxy.accounts.meter import Meter
 from slotproxy.proxy.observed import error_event
 
 ERROR = b'{"error":{"type":"server_error","code":"server_is_overloaded"}}'

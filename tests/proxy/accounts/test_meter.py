@@ -4,7 +4,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.meter import KEPT, MANY, Meter, Usage, find_usage
+from slotproxy.proxy.accounts.meter import KEPT, MANY, Meter, Usage, find_usage
 
 USAGE = b'{"prompt_tokens":31,"completion_tokens":8,"total_tokens":39,"prompt_tokens_details":{"cached_tokens":5}}'
 STREAM = (

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.meter import Meter
-from slotproxy.proxy.silence import Silence
+from slotproxy.proxy.accounts.meter import Meter
+from slotproxy.proxy.accounts.silence import Silence
 
 PATIENCE = 60.0
 LINES = st.sampled_from([b": ping\n\n", b":\n\n", b'data: {"x":1}\n\n', b"event: a\ndata: b\n\n", b"\n"])

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.accounts.outcome import Outcome
 
 access_logger = logging.getLogger("slotproxy.proxy.access")
 

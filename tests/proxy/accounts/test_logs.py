@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from slotproxy.proxy import logs
-from slotproxy.proxy.meter import Usage
-from slotproxy.proxy.outcome import Outcome
+from slotproxy.proxy.accounts import logs
+from slotproxy.proxy.accounts.meter import Usage
+from slotproxy.proxy.accounts.outcome import Outcome
 
 logger = logging.getLogger("slotproxy.proxy.sample")
 

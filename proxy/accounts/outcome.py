@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from slotproxy.proxy.meter import NOTHING, Usage
+from slotproxy.proxy.accounts.meter import NOTHING, Usage
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.registry import Collector
 
-from slotproxy.proxy.tallies import Spread, Tally
+from slotproxy.proxy.accounts.counters import Spread, Tally
 
 BOUNDS = (0.1, 1, 2.5)
 
