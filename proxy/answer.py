@@ -15,12 +15,12 @@ from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.bodies import Wanted
-from slotproxy.proxy.exchange import Failure, Kind
+from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.accounts.meter import Meter
-from slotproxy.proxy.observed import Observer, Refusal, error_event
-from slotproxy.proxy.relay import EngineConnection
+from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
+from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.accounts.silence import Silence
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})

@@ -22,14 +22,14 @@ from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import bodies, errors
 from slotproxy.proxy.answer import Answer, Request, RequestHead
-from slotproxy.proxy.exchange import Failure, Kind
+from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
-from slotproxy.proxy.idle import IdleConnections
+from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.accounts.metrics import Metrics
-from slotproxy.proxy.observed import Refusal
+from slotproxy.proxy.engines.observed import Refusal
 from slotproxy.proxy.accounts.outcome import Outcome
-from slotproxy.proxy.relay import EngineConnection, connect
+from slotproxy.proxy.engines.relay import EngineConnection, connect
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from slotproxy.proxy.errors import Refusal, crowded, malformed
-from slotproxy.proxy.heads import KnownRequests
+from slotproxy.proxy.engines.heads import KnownRequests
 from slotproxy.proxy.repeats import Known, Repeats
 from slotproxy.proxy.turns import Again
 

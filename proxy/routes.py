@@ -27,7 +27,7 @@ from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
 from slotproxy.proxy.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
-from slotproxy.proxy.heads import KnownRequests
+from slotproxy.proxy.engines.heads import KnownRequests
 from slotproxy.proxy.accounts.logs import log_access
 from slotproxy.proxy.accounts.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.accounts.outcome import Outcome

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from slotproxy.instances.errors import HeldBack, ShuttingDown
-from slotproxy.proxy.observed import LARGEST
+from slotproxy.proxy.engines.observed import LARGEST
 
 from .conftest import SOON, MakeStack, Script, Stack, answering
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.meter import MANY
-from slotproxy.proxy.exchange import Failure, Kind
+from slotproxy.proxy.engines.idle import IdleConnections
+from slotproxy.proxy.engines.relay import EngineConnection
+from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.headers import Field
-from slotproxy.proxy.idle import IdleConnections
-from slotproxy.proxy.relay import EngineConnection
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 STYLES = (b"%x\r\n", b"%X\r\n", b"%04x\r\n", b"%x;name=value\r\n")

@@ -1,7 +1,7 @@
 import pytest
 
 from slotproxy.proxy.accounts.meter import Meter
-from slotproxy.proxy.observed import error_event
+from slotproxy.proxy.engines.observed import error_event
 
 ERROR = b'{"error":{"type":"server_error","code":"server_is_overloaded"}}'
 STREAM = b'data: {"choices":[]}\n\ndata: ' + ERROR + b"\n\ndata: [DONE]\n\n"

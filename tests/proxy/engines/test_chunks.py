@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.chunks import END, FRAMINGS, LONGEST, OPENINGS
+from slotproxy.proxy.engines.chunks import END, FRAMINGS, LONGEST, OPENINGS
 
 
 def recognised(segment: bytes) -> bytes | None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.heads import KNOWN, Head, KnownHeads, KnownRequests, head_size
+from slotproxy.proxy.engines.heads import KNOWN, Head, KnownHeads, KnownRequests, head_size
 
 HEAD = Head(200, b"OK", ((b"Server", b"llama.cpp"), (b"Content-Type", b"application/json")))
 

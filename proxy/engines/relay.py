@@ -18,11 +18,11 @@ from typing import cast
 import httptools
 
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.chunks import END, FRAMINGS, LONGEST, OPENINGS
-from slotproxy.proxy.exchange import Failure, Kind, Outlet, Sink
+from slotproxy.proxy.engines.chunks import END, FRAMINGS, LONGEST, OPENINGS
+from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
 from slotproxy.proxy.headers import Field
-from slotproxy.proxy.heads import Head, KnownHeads
-from slotproxy.proxy.idle import IdleConnections
+from slotproxy.proxy.engines.heads import Head, KnownHeads
+from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.accounts.meter import MANY
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.idle import IdleConnections
+from slotproxy.proxy.engines.idle import IdleConnections
 
 UPSTREAM = Upstream(instance="0", host="h", port=1, slots=2, keepalive=4.0)
 

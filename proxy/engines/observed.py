@@ -9,9 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from slotproxy.proxy.exchange import Failure
+from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
-from slotproxy.proxy.relay import EngineConnection
+from slotproxy.proxy.engines.relay import EngineConnection
 
 Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
 """Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
