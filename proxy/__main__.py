@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
-from slotproxy.proxy.commandline import Invocation
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.commandline import Invocation
+from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.accounts.logs import printable, set_up, write_line
-from slotproxy.proxy.sources import load, read
+from slotproxy.proxy.options.sources import load, read
 
 logger = logging.getLogger(__name__)
 

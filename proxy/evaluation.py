@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.proxy import errors
-from slotproxy.proxy.options import quoted
+from slotproxy.proxy.options.option import quoted
 
 REQUESTED, CONTEXT_SIZE = "requested", "context_size"
 LARGEST = 2**32 - 1

@@ -8,7 +8,7 @@ import socket
 import ssl
 
 from slotproxy.instances.errors import ConfigurationError, StartupError
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.config import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy import reload
+from slotproxy.proxy.options import reload
 from slotproxy.proxy.access import Access
 from slotproxy.proxy.api import Api
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
 from slotproxy.proxy.front import Front
 from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of

@@ -6,8 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.sources import load
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.sources import load
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"

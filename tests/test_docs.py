@@ -7,15 +7,15 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.profiles import profile
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.options import table
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.option import table
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_page_of_options_holds_the_table_of_today() -> None:
     page = (ROOT / "docs" / "options.md").read_text("utf-8")
-    assert table(Settings) in page, "paste what `python -m slotproxy.proxy.config` prints into docs/options.md"
+    assert table(Settings) in page, "paste what `python -m slotproxy.proxy.options.config` prints into docs/options.md"
 
 
 def test_every_test_that_the_page_of_faults_names_exists() -> None:

@@ -19,7 +19,7 @@ from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.processes.statedir import StateDir
 from slotproxy.proxy.commands.terminal import Page, print_json
-from slotproxy.proxy.config import DEMO, Settings
+from slotproxy.proxy.options.config import DEMO, Settings
 
 KINDS = {"gguf": "GGUF file", "directory": "directory", "name": "name"}
 SHARES = {"divided": "C/K", "each": "C", "unlimited": "no limit"}

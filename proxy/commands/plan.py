@@ -12,7 +12,7 @@ from slotproxy.instances.forecast.plan import RULE, Outlook
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.scaling.planner import size
 from slotproxy.proxy.commands.terminal import Page, print_json
-from slotproxy.proxy.config import DEMO, Settings
+from slotproxy.proxy.options.config import DEMO, Settings
 
 UNKNOWN = "unknown"
 ESTIMATED = "Estimated from the model file: weights and KV cache. Compute buffers and the engine's heap come on top."

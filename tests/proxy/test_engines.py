@@ -11,7 +11,7 @@ from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models import model
 from slotproxy.instances.profiles import launch, profile
 from slotproxy.proxy.commands import engines
-from slotproxy.proxy.sources import read
+from slotproxy.proxy.options.sources import read
 
 LLAMA_SERVER = """#!/bin/sh
 case $1 in

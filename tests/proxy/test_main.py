@@ -14,7 +14,7 @@ import pytest
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
 from slotproxy.proxy import __main__ as command
 from slotproxy.proxy.accounts.logs import StderrHandler
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.config import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ def test_a_command_that_shows_something_ends_with_0_and_loads_no_server(demo_mod
 
 def test_serving_loads_nothing_of_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "import sys; from slotproxy.proxy import server; from slotproxy.proxy.sources import load; load([], {}); "
+        "import sys; from slotproxy.proxy import server; from slotproxy.proxy.options.sources import load; load([], {}); "
         "sys.exit(any(name.startswith(('rich', 'slotproxy.proxy.commands')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -13,7 +13,7 @@ from slotproxy.instances.models import demo, model
 from slotproxy.instances.profiles import launch
 from slotproxy.instances.scaling import calibration
 from slotproxy.proxy.commands import plan
-from slotproxy.proxy.sources import load, read
+from slotproxy.proxy.options.sources import load, read
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, ArgumentCollection, Parameter
 
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.options import options
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.option import options
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel

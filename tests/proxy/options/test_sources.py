@@ -7,9 +7,9 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import MemoryLimit, UpstreamSpec
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.options import options
-from slotproxy.proxy.sources import load, read
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.option import options
+from slotproxy.proxy.options.sources import load, read
 
 
 def refusal(*argv: str, environ: Mapping[str, str] | None = None) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.settings import Api, MemoryLimit, UpstreamSpec
-from slotproxy.proxy import values
+from slotproxy.proxy.options import values
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.config import Settings
 
 ELSEWHERE = UpstreamSpec(url="http://127.0.0.1:1")
 

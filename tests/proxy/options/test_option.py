@@ -7,8 +7,8 @@ import pytest
 from cyclopts import Token
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.proxy.options import Option, option, options, quoted, table
-from slotproxy.proxy.values import TEXT, choice, number
+from slotproxy.proxy.options.option import Option, option, options, quoted, table
+from slotproxy.proxy.options.values import TEXT, choice, number
 
 
 def tokens(*values: str) -> list[Token]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
-from slotproxy.proxy.config import Settings
+from slotproxy.proxy.options.config import Settings
 
 FIXED = ("host", "port", "state_dir", "tls_cert", "tls_key")
 """Fields of `Settings` that are settled when the proxy starts: the socket is bound, the directory locked."""

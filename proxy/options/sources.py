@@ -15,9 +15,9 @@ from cyclopts import App, Argument, ArgumentCollection, CycloptsError, Token
 from cyclopts.exceptions import MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.proxy.commandline import PREFIX, Invocation, Source, application
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.options import Option, quoted
+from slotproxy.proxy.options.commandline import PREFIX, Invocation, Source, application
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.option import Option, quoted
 
 DELIMITER = "--"
 

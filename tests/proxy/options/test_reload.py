@@ -1,8 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from slotproxy.proxy.config import Settings
-from slotproxy.proxy.reload import possible, summary
+from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.reload import possible, summary
 
 BEFORE = Settings(instances=2, port=8080, state_dir=Path("/state"))
 

@@ -2,7 +2,7 @@
 
 A field of `Settings` is an option: its name, how its value is written, its default and its help stand there and nowhere
 else. The command line, the `SLOTPROXY_` variables, the keys of the file (`sources`), `--help` and the table that
-`python -m slotproxy.proxy.config` prints for docs/options.md all follow from it.
+`python -m slotproxy.proxy.options.config` prints for docs/options.md all follow from it.
 """
 
 import re
@@ -17,8 +17,8 @@ from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
-from slotproxy.proxy.options import option, table
-from slotproxy.proxy.values import (
+from slotproxy.proxy.options.option import option, table
+from slotproxy.proxy.options.values import (
     FLAG,
     INSTANCES,
     KEY,

@@ -7,7 +7,7 @@ from typing import Any, get_type_hints
 from cyclopts import Parameter, Token
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.proxy.values import Kind
+from slotproxy.proxy.options.values import Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
