@@ -14,9 +14,9 @@ from typing import NamedTuple
 from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
-from slotproxy.proxy.bodies import Wanted
+from slotproxy.proxy.clients.bodies import Wanted
 from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.front import ClientConnection
+from slotproxy.proxy.clients.front import ClientConnection
 from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.accounts.meter import Meter
 from slotproxy.proxy.engines.observed import Observer, Refusal, error_event

@@ -23,7 +23,7 @@ from aiohttp import web
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import errors
-from slotproxy.proxy.access import Access
+from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.evaluation import evaluate
 
 PREFIX = "/slotproxy/api/"

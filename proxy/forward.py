@@ -20,10 +20,11 @@ from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, Que
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy import bodies, errors
+from slotproxy.proxy import errors
+from slotproxy.proxy.clients import bodies
 from slotproxy.proxy.answer import Answer, Request, RequestHead
 from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.front import ClientConnection
+from slotproxy.proxy.clients.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.accounts.metrics import Metrics

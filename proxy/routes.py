@@ -19,20 +19,21 @@ from multidict import istr
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
-from slotproxy.proxy import bodies, errors
-from slotproxy.proxy.access import Access
+from slotproxy.proxy import errors
+from slotproxy.proxy.clients import bodies
+from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.answer import Request, RequestHead
 from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.forward import Forwarder
-from slotproxy.proxy.front import ClientConnection, refuse
+from slotproxy.proxy.clients.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.engines.heads import KnownRequests
 from slotproxy.proxy.accounts.logs import log_access
 from slotproxy.proxy.accounts.metrics import CONTENT_TYPE, Metrics
 from slotproxy.proxy.accounts.outcome import Outcome
-from slotproxy.proxy.repeats import Known
-from slotproxy.proxy.turns import CLOSED, KEPT, Repeat, Turns
+from slotproxy.proxy.clients.repeats import Known
+from slotproxy.proxy.clients.turns import CLOSED, KEPT, Repeat, Turns
 
 R = TypeVar("R", bound=web.StreamResponse)
 logger = logging.getLogger(__name__)

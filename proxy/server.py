@@ -23,12 +23,12 @@ from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.options import reload
-from slotproxy.proxy.access import Access
+from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.api import Api
 from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.forward import Forwarder, Limits
-from slotproxy.proxy.front import Front
-from slotproxy.proxy.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
+from slotproxy.proxy.clients.front import Front
+from slotproxy.proxy.clients.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
 from slotproxy.proxy.accounts.logs import set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.routes import Routes

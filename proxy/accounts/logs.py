@@ -17,7 +17,7 @@ from typing import Any
 
 from slotproxy.proxy.accounts.outcome import Outcome
 
-access_logger = logging.getLogger("slotproxy.proxy.access")
+access_logger = logging.getLogger("slotproxy.proxy.clients.access")
 
 STDERR = 2
 _ORDINARY = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
-from slotproxy.proxy import bodies, front
+from slotproxy.proxy.clients import bodies, front
 
 from .conftest import SOON, MakeStack, answering
 from .test_forward import OK, code, post, status

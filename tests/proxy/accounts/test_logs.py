@@ -184,7 +184,7 @@ def test_a_request_has_its_figures_as_fields(capfd: pytest.CaptureFixture[str]) 
         outcome(instance="1", queue_wait=0.0123, first_token=10.084, usage=Usage(prompt=20, completion=57), size=900)
     )
     (line,) = objects(capfd)
-    assert line["logger"] == "slotproxy.proxy.access"
+    assert line["logger"] == "slotproxy.proxy.clients.access"
     assert {name: value for name, value in line.items() if name not in ("ts", "level", "logger", "message")} == {
         "request_id": "r-1",
         "method": "POST",

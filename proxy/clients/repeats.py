@@ -10,7 +10,7 @@ from aiohttp import hdrs
 from aiohttp.http import HttpVersion11, RawRequestMessage
 
 from slotproxy.proxy.engines.heads import KnownRequests, head_size
-from slotproxy.proxy.turns import Repeat, Turns
+from slotproxy.proxy.clients.turns import Repeat, Turns
 
 HOLD = 0.02  # seconds in which the body follows its head, where a client sends them one after the other
 

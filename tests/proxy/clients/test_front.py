@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 from aiohttp import web
 
-from slotproxy.proxy.front import Front
+from slotproxy.proxy.clients.front import Front
 from tests.clients import Client, ask, connected, request
 
 MOST = 4

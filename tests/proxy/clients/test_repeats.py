@@ -11,10 +11,10 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slotproxy.proxy import repeats
-from slotproxy.proxy.access import Access
-from slotproxy.proxy.front import ClientConnection, Front
-from slotproxy.proxy.turns import Repeat, Turns
+from slotproxy.proxy.clients import repeats
+from slotproxy.proxy.clients.access import Access
+from slotproxy.proxy.clients.front import ClientConnection, Front
+from slotproxy.proxy.clients.turns import Repeat, Turns
 from tests.clients import Client, Unframed, connected
 
 from .conftest import MakeStack, answering, listening

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import StreamReader, hdrs, web
 
 from slotproxy.proxy.errors import Refusal, bad_request, body_timeout, malformed, too_large
-from slotproxy.proxy.front import ClientConnection
+from slotproxy.proxy.clients.front import ClientConnection
 
 SILENCE = 30.0  # seconds between two pieces of a body
 LONGEST = 300.0  # seconds for a whole body

@@ -12,8 +12,8 @@ from aiohttp.web_protocol import RequestHandler
 
 from slotproxy.proxy.errors import Refusal, crowded, malformed
 from slotproxy.proxy.engines.heads import KnownRequests
-from slotproxy.proxy.repeats import Known, Repeats
-from slotproxy.proxy.turns import Again
+from slotproxy.proxy.clients.repeats import Known, Repeats
+from slotproxy.proxy.clients.turns import Again
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from slotproxy.proxy.access import Access, is_local_name
+from slotproxy.proxy.clients.access import Access, is_local_name
 from slotproxy.proxy.errors import Refusal
 
 OPEN = Access()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from slotproxy.proxy.bodies import renamed
+from slotproxy.proxy.clients.bodies import renamed
 
 
 def test_only_the_model_changes_and_every_other_value_keeps_its_bytes() -> None:

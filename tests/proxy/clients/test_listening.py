@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError, StartupError
-from slotproxy.proxy.listening import is_loopback, listen
+from slotproxy.proxy.clients.listening import is_loopback, listen
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "localhost", "::1"])

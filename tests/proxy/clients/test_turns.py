@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack
 import pytest
 from aiohttp import web
 
-from slotproxy.proxy import turns
-from slotproxy.proxy.front import Front
+from slotproxy.proxy.clients import turns
+from slotproxy.proxy.clients.front import Front
 from tests.clients import Client, connected, request
 
 from .conftest import listening
