@@ -22,10 +22,10 @@ from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import errors
 from slotproxy.proxy.clients import bodies
 from slotproxy.proxy.clients.access import Access
-from slotproxy.proxy.answer import Request, RequestHead
+from slotproxy.proxy.exchange.answer import Request, RequestHead
 from slotproxy.proxy.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
-from slotproxy.proxy.forward import Forwarder
+from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.clients.front import ClientConnection, refuse
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.engines.heads import KnownRequests

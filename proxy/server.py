@@ -26,7 +26,7 @@ from slotproxy.proxy.options import reload
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.api import Api
 from slotproxy.proxy.options.config import Settings
-from slotproxy.proxy.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.clients.front import Front
 from slotproxy.proxy.clients.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
 from slotproxy.proxy.accounts.logs import set_up

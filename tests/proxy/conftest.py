@@ -18,7 +18,7 @@ from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.api import Api
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.routes import Routes
 
 SOON = 5.0

@@ -22,7 +22,7 @@ from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.clients import bodies
-from slotproxy.proxy.answer import Answer, Request, RequestHead
+from slotproxy.proxy.exchange.answer import Answer, Request, RequestHead
 from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.clients.front import ClientConnection
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
