@@ -23,7 +23,7 @@ from slotproxy.proxy import errors
 from slotproxy.proxy.clients import bodies
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.exchange.answer import Request, RequestHead
-from slotproxy.proxy.api import PREFIX, Api
+from slotproxy.proxy.operator.api import PREFIX, Api
 from slotproxy.proxy.errors import Refusal
 from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.clients.front import ClientConnection, refuse

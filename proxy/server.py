@@ -24,7 +24,7 @@ from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.options import reload
 from slotproxy.proxy.clients.access import Access
-from slotproxy.proxy.api import Api
+from slotproxy.proxy.operator.api import Api
 from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.clients.front import Front

@@ -15,10 +15,10 @@ from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
-from slotproxy.proxy.api import Api
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.operator.api import Api
 from slotproxy.proxy.routes import Routes
 
 SOON = 5.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.proxy.errors import Refusal
-from slotproxy.proxy.evaluation import evaluate
+from slotproxy.proxy.operator.evaluation import evaluate
 
 
 def test_the_answer_has_the_number_asked_for_the_one_to_use_and_the_warning() -> None:

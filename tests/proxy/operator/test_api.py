@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slotproxy.proxy import api
+from slotproxy.proxy.operator import api
 from tests.clients import ask, connected, request
 from tests.proxy.conftest import MakeStack, answering
 

@@ -24,7 +24,7 @@ from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.proxy import errors
 from slotproxy.proxy.clients.access import Access
-from slotproxy.proxy.evaluation import evaluate
+from slotproxy.proxy.operator.evaluation import evaluate
 
 PREFIX = "/slotproxy/api/"
 EVERY = 0.5  # seconds between looks for a change
