@@ -56,7 +56,7 @@ def write_profile(
 
 def write_real_profile(folder: Path, *, term: float, again: float) -> Path:
     """The shipped profile `embedded`, but an engine that does not end is killed after so many seconds. Its path."""
-    text = (resources.files("slotproxy.instances") / "engines" / "embedded.toml").read_text("utf-8")
+    text = (resources.files("slotproxy.instances.profiles") / "embedded.toml").read_text("utf-8")
     path = folder / "embedded.toml"
     path.write_text(re.sub(r"\[stop\]\nterm = \d+\nagain = \d+\n", f"[stop]\nterm = {term}\nagain = {again}\n", text))
     return path

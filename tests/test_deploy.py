@@ -17,7 +17,7 @@ CLOSING = 10.0  # seconds for what lies between the drain and the end of the eng
 def longest_stop() -> float:
     """Seconds from the signal to the end of the last engine, with the defaults and the slowest profile."""
     profiles = [
-        tomllib.loads(path.read_text()) for path in (ROOT / ".links/slotproxy/instances/engines").glob("*.toml")
+        tomllib.loads(path.read_text()) for path in (ROOT / ".links/slotproxy/instances/profiles").glob("*.toml")
     ]
     stops = [float(profile["stop"]["term"] + profile["stop"]["again"]) for profile in profiles]
     return Settings().drain_timeout + CLOSING + max(stops)

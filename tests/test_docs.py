@@ -34,11 +34,11 @@ def test_every_test_that_the_page_of_faults_names_exists() -> None:
 def test_the_page_of_engines_has_a_row_for_every_profile_that_says_how_it_batches() -> None:
     rows = [line for line in (ROOT / "docs" / "engines.md").read_text("utf-8").splitlines() if line.startswith("| `")]
     for name in profile.names():
-        profile = profile.load(name)
+        loaded = profile.load(name)
         (what, when) = (row for row in rows if f"`{name}`" in row.split("|")[1])
-        assert profile.batching is not None
-        assert f"`{profile.batching.how}" in what
-        assert (" | no" in what or "only where" in what) is not profile.memory.shared
+        assert loaded.batching is not None
+        assert f"`{loaded.batching.how}" in what
+        assert (" | no" in what or "only where" in what) is not loaded.memory.shared
         assert when.count("|") == 5
 
 

@@ -23,17 +23,25 @@ REGISTRY = re.compile(rb"\b(?:pypi|pythonhosted|npmjs|crates|anaconda)\.(?:org|c
 
 # Parts that show what they do only together are tested together, in the test file that is named here.
 THROUGH = {
-    "proxy.answer": "tests/proxy/test_forward.py",
-    "proxy.outcome": "tests/proxy/test_forward.py",
-    "proxy.commandline": "tests/proxy/test_sources.py",
-    "proxy.metrics": "tests/proxy/test_routes.py",
+    "proxy.exchange.answer": "tests/proxy/exchange/test_forward.py",
+    "proxy.accounts.outcome": "tests/proxy/exchange/test_forward.py",
+    "proxy.options.commandline": "tests/proxy/options/test_sources.py",
+    "proxy.accounts.metrics": "tests/proxy/test_routes.py",
     "proxy.server": "tests/acceptance/test_stop.py",
 }
 
 
-def modules(package: str) -> dict[str, Path]:
-    """The modules of a package by the name their test file carries."""
-    return {module.stem.strip("_"): module for module in sorted((ROOT / ".links/slotproxy" / package).rglob("*.py"))}
+def modules() -> dict[str, Path]:
+    """The modules of both packages by their dotted names, `proxy.main` for `proxy/__main__.py`."""
+    root = ROOT / ".links/slotproxy"
+    files = sorted(module for package in PACKAGES for module in (root / package).rglob("*.py"))
+    return {".".join((*file.relative_to(root).parts[:-1], file.stem.strip("_"))): file for file in files}
+
+
+def place_of_tests(module: str) -> Path:
+    """Where the tests of a module are: the folders of `tests` are those of the packages."""
+    *wing, name = module.split(".")
+    return ROOT.joinpath("tests", *wing, f"test_{name}.py")
 
 
 def decides(module: Path) -> bool:
@@ -43,31 +51,24 @@ def decides(module: Path) -> bool:
 
 def test_every_module_that_decides_something_has_its_test_file() -> None:
     missing = [
-        f"{package}.{name}"
-        for package in PACKAGES
-        for name, module in modules(package).items()
-        if decides(module) and f"{package}.{name}" not in THROUGH
-        if not (ROOT / "tests" / package / f"test_{name}.py").exists()
+        name
+        for name, module in modules().items()
+        if decides(module) and name not in THROUGH and not place_of_tests(name).exists()
     ]
     assert missing == []
 
 
 def test_every_test_file_beside_a_package_is_about_one_of_its_modules() -> None:
-    strays = [
-        str(test.relative_to(ROOT))
-        for package in PACKAGES
-        for test in sorted((ROOT / "tests" / package).rglob("test_*.py"))
-        if test.stem.removeprefix("test_") not in modules(package)
-    ]
-    assert strays == []
+    expected = {place_of_tests(name) for name in modules()}
+    found = [test for package in PACKAGES for test in (ROOT / "tests" / package).rglob("test_*.py")]
+    assert [str(test.relative_to(ROOT)) for test in found if test not in expected] == []
 
 
 @pytest.mark.parametrize(("module", "tests"), THROUGH.items())
 def test_a_module_tested_through_others_exists_and_has_no_test_file_of_its_own(module: str, tests: str) -> None:
-    package, name = module.split(".")
-    assert name in modules(package)
+    assert module in modules()
     assert (ROOT / tests).exists()
-    assert not (ROOT / "tests" / package / f"test_{name}.py").exists()
+    assert not place_of_tests(module).exists()
 
 
 def test_no_package_is_loaded_twice_under_another_name() -> None:

@@ -223,7 +223,7 @@ def parse(text: str, file: str) -> Profile:
 
 
 def _shipped() -> Any:
-    return resources.files("slotproxy.instances") / "engines"
+    return resources.files("slotproxy.instances.profiles")
 
 
 def _read(path: Path) -> Profile:

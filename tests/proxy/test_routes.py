@@ -11,9 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
 from slotproxy.proxy.clients import bodies, front
+from tests.proxy.exchange.test_forward import OK, code, post, status
 
 from .conftest import SOON, MakeStack, answering
-from .test_forward import OK, code, post, status
 
 
 def get(path: str, fields: bytes = b"", method: bytes = b"GET") -> bytes:

@@ -16,9 +16,8 @@ from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import ClientConnection, Front
 from slotproxy.proxy.clients.turns import Repeat, Turns
 from tests.clients import Client, Unframed, connected
-
-from .conftest import MakeStack, answering, listening
-from .test_forward import OK
+from tests.proxy.conftest import MakeStack, answering, listening
+from tests.proxy.exchange.test_forward import OK
 
 
 class Place:

@@ -10,8 +10,7 @@ from aiohttp import web
 from slotproxy.proxy.clients import turns
 from slotproxy.proxy.clients.front import Front
 from tests.clients import Client, connected, request
-
-from .conftest import listening
+from tests.proxy.conftest import listening
 
 
 class Place:

@@ -10,8 +10,7 @@ import pytest
 
 from slotproxy.instances.errors import HeldBack, ShuttingDown
 from slotproxy.proxy.engines.observed import LARGEST
-
-from .conftest import SOON, MakeStack, Script, Stack, answering
+from tests.proxy.conftest import SOON, MakeStack, Script, Stack, answering
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

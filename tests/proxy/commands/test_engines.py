@@ -150,7 +150,7 @@ def test_the_environment_is_told_by_what_changes_and_no_value_of_a_removed_varia
 def test_a_profile_of_the_users_own_is_shown_like_the_others(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    text = (Path(profile.__file__).parent / "engines" / "ds4-server.toml").read_text()
+    text = (Path(profile.__file__).parent / "ds4-server.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('name = "ds4-server"', 'name = "mine"'))
     assert document(capsys, str(path))["name"] == "mine"
