@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances.profiles import context, detection, launch, catalog
-from slotproxy.instances.models import demo, model
-from slotproxy.instances.profiles.detection import Detection
 from slotproxy.instances.errors import ModelError
-from slotproxy.instances.profiles.launch import Launch, Place
+from slotproxy.instances.models import demo, model
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles.catalog import Profile
 from slotproxy.instances.processes.statedir import StateDir
+from slotproxy.instances.profiles import catalog, context, detection, launch
+from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.profiles.detection import Detection
+from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings
 

@@ -9,6 +9,7 @@ MODELS = "/v1/models"  # engines have it, too: where all members are upstreams i
 ROOT = "/slotproxy/"
 API = ROOT + "api/"
 
+OPEN_PATHS = frozenset({HEALTH, READY})  # load balancers and probes have no key
 _PAGES = frozenset({HEALTH, READY, METRICS, SLOTS, MODELS})
 _READING = frozenset({"GET", "HEAD"})
 

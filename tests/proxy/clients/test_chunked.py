@@ -102,7 +102,9 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(message)
 
 
-@given(mutated() | st.text("01aF;=:\" \t\r\n\\", max_size=20).map(str.encode), st.lists(st.integers(0, 3000), max_size=8))
+@given(
+    mutated() | st.text('01aF;=:" \t\r\n\\', max_size=20).map(str.encode), st.lists(st.integers(0, 3000), max_size=8)
+)
 def test_the_outcome_does_not_depend_on_the_cuts(message: bytes, places: list[int]) -> None:
     assert outcome(*cut(message, places)) == outcome(message) == outcome(*bytewise(message))
 
