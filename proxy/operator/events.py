@@ -110,7 +110,6 @@ class Events:
         """The head is out, so the only way to say that something failed is to cut the stream."""
         try:
             await self._tell(response, event)
-            await response.write_eof()
         except ConnectionError:
             pass  # the client left while something was sent
         except TimeoutError:

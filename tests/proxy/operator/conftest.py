@@ -104,7 +104,7 @@ class Supply:
 
     def application(self, version: str = "0") -> web.Application:
         return application(
-            snapshot=self.look,
+            snapshot=lambda: self.look(),
             queued=lambda: self.queued,
             page=lambda: PAGE,
             operations=self.operator,

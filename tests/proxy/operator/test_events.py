@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
+from slotproxy.instances.snapshot import Snapshot
 from slotproxy.proxy.operator import events
 from slotproxy.proxy.operator.document import StateDocument
 from slotproxy.proxy.operator.events import ALIVE, EVERY, KEEPALIVE, Event, Latest, Watcher
@@ -159,12 +161,15 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_makes_room(
     monkeypatch.setattr(events, "MOST_WATCHERS", 1)
     large = "x" * (16 << 20)  # more than the buffers between the two can take
     supply.snapshot = snapshot_of(models=({"id": large},))
-    sock = await connect()
-    with caplog.at_level(logging.INFO), sock:
-        await asyncio.get_running_loop().sock_sendall(sock, request("GET", EVENTS))
-        async with asyncio.timeout(10):
+    with caplog.at_level(logging.INFO):
+        async with watching(connect) as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
             while "has read none" not in caplog.text:
                 await asyncio.sleep(0.005)
+            client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            await client.head()
+            with pytest.raises(Unframed):
+                await client.rest()
     supply.snapshot = snapshot_of()
     async with watching(connect) as client:
         assert (await client.head()).status == 200
@@ -188,3 +193,30 @@ async def test_a_state_that_cannot_be_told_is_an_error_before_the_stream_and_cut
     supply.snapshot = good
     async with watching(connect) as client:
         assert (await client.head()).status == 200
+
+
+async def test_a_client_that_leaves_while_it_is_sent_something_is_no_bug(
+    supply: Supply, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(events, "EVERY", 0.01)
+    app = supply.application()
+    transports: list[asyncio.Transport] = []
+
+    async def remember(request: web.Request, _response: web.StreamResponse) -> None:
+        assert request.transport is not None
+        transports.append(request.transport)
+
+    def leave_and_look() -> Snapshot:
+        """The connection is lost, and the handler has not been told yet."""
+        (transport,) = transports
+        transport.abort()
+        return snapshot_of()
+
+    app.on_response_prepare.append(remember)
+    async with served(app) as connect, watching(connect) as client:
+        await client.head()
+        await client.next_event()
+        monkeypatch.setattr(supply, "look", leave_and_look)
+        with pytest.raises(Unframed):
+            await client.next_event()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

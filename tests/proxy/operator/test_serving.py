@@ -140,10 +140,13 @@ def test_a_handler_that_does_not_end_is_cancelled_at_the_shutdown(run: Run, monk
 
         app = web.Application()
         app.router.add_get("/", hang)
-        async with served(app) as connect, over(connect) as client:
-            client.send(request("GET", "/"))
+        async with served(app) as connect:
+            reader, writer = await asyncio.open_connection(sock=await connect())
+            writer.write(request("GET", "/"))
             await begun.wait()
         assert ended.is_set()
+        assert await reader.read() == b""
+        writer.close()
 
     run(test())
 
@@ -175,6 +178,8 @@ def test_a_head_as_long_as_the_front_lets_through_is_read(run: Run) -> None:
     async def test() -> None:
         async with served(Supply().application()) as connect, over(connect) as client:
             client.send(request("GET", "/health", headers={"X-Long": "x" * (LONGEST - 100)}))
+            assert (await client.answer()).status == 200
+            client.send(request("GET", "/health?" + "x" * (LONGEST - 100)))
             assert (await client.answer()).status == 200
 
     run(test())
