@@ -22,7 +22,6 @@ from slotproxy.instances.models import demo
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import POLICIES
-from slotproxy.instances.snapshot import Kind
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.logs import set_up
@@ -33,6 +32,7 @@ from slotproxy.proxy.clients.listening import announce, is_loopback, listen, roo
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
+from slotproxy.proxy.operator.pages import only_upstreams
 from slotproxy.proxy.operator.serving import Connect, served
 from slotproxy.proxy.operator.stopping import Stopping
 from slotproxy.proxy.options import reload
@@ -67,7 +67,7 @@ class Server:
         self._leases = leases
         self._metrics = metrics
         self._reread = reread
-        self._gate = Gate(self._access(settings), settings.max_body, self._has_only_upstreams)
+        self._gate = Gate(self._access(settings), settings.max_body, lambda: only_upstreams(supervisor.snapshot()))
         self._stopping = Stopping()
         self._signals = 0
         self._error: InstanceError | None = None
@@ -110,10 +110,6 @@ class Server:
         return Access(
             keys=settings.keys(), cors_origins=settings.cors_origin, loopback=self._loopback, name=settings.host
         )
-
-    def _has_only_upstreams(self) -> bool:
-        members = self._supervisor.snapshot().members
-        return bool(members) and all(member.kind is Kind.UPSTREAM for member in members)
 
     def _pages(self) -> web.Application:
         supervisor, leases = self._supervisor, self._leases

@@ -38,11 +38,11 @@ LONGEST = 300.0  # seconds for a whole body
 LINGER = 1.0  # seconds for which what a client still sends is read and thrown away, so that it can read its answer
 CLOSING = 5.0  # seconds a client has to take what was written before its connection closed
 UNREAD = 60.0  # seconds for which answers of ours may wait for a client to read them
-GONE = 0.05  # seconds after which a client that ended its side is looked after
-LOOK = 1.0  # seconds between further looks at it
+GONE = 0.5  # seconds after which a client that ended its side is asked whether it is there
+LOOK = 0.1  # seconds between looks at what its system said
 HELD = 64 * 1024  # bytes of later requests that are held back
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim answer, which every client skips
 
 
 class Reading(enum.Enum):
@@ -81,8 +81,8 @@ class Exchange(Protocol):
         """Something is wrong with its body."""
 
     @property
-    def may_be_interrupted(self) -> bool:
-        """Whether the client would understand an interim answer now."""
+    def filler(self) -> bytes:
+        """What may be written to the client now without meaning anything to it; empty: nothing may."""
 
     def client_left(self) -> None:
         """There is nobody to answer."""
@@ -178,9 +178,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is None or self._reading is not Reading.HEAD or transport is None or not transport.can_write_eof():
             return False
         self._ended = True
-        if exchange.may_be_interrupted:
-            transport.write(_CONTINUE)  # every client skips it, and the system of one that is gone answers with a reset
-        self._start_timer(GONE, self._look_after_client)
+        self._start_timer(GONE, self._ask_whether_it_is_there)
         return True
 
     def pause_writing(self) -> None:
@@ -209,9 +207,9 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._deadline = monotonic() + IDLE
-        if self._reading is not Reading.HEAD:  # its body is still coming
+        if self._reading is not Reading.HEAD:  # its body is still coming: if soon, the connection can be used again
             self._pieces = []
-            self._throw_body_away()
+            self._start_timer(LINGER, self.close)
         elif self._held or self._ended:
             self._stop_timer()
             self._go_on()
@@ -323,16 +321,11 @@ class ClientConnection(asyncio.Protocol):
         assert head is not None
         self._deadline = math.inf
         exchange = self._exchange = self._front.handler.begin(head, self)
-        exchange.admit()
         if not head.has_body:
+            exchange.admit()
             if self._exchange is exchange:
                 exchange.serve(b"")
-        elif not self._closing:
-            self._expect_body(head, more=not rest)
-        return rest
-
-    def _expect_body(self, head: RequestHead, *, more: bool) -> None:
-        """From now on what comes is the body; `more`: none of it came with the head."""
+            return rest
         self._size = 0
         if head.chunked:
             self._reading = Reading.CHUNKED
@@ -340,17 +333,20 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._reading = Reading.LENGTH
             self._missing = head.length
-        exchange = self._exchange
-        if exchange is None:
-            self._throw_body_away()
-            return
+        exchange.admit()
+        if self._exchange is exchange:
+            self._expect_body(exchange, head, more=not rest)
+        return rest
+
+    def _expect_body(self, exchange: Exchange, head: RequestHead, *, more: bool) -> None:
+        """`more`: none of it came with the head."""
         expected = head.named.get(b"expect")
         if expected is not None and head.http11:
             if expected.lower() != b"100-continue":
                 exchange.refuse(unknown_expectation(expected.decode("latin-1")))
                 return
             if more and self.transport is not None:
-                self.transport.write(_CONTINUE)
+                self.transport.write(CONTINUE)
         self._body_began = monotonic()
         self._deadline = self._body_began + SILENCE
 
@@ -427,10 +423,6 @@ class ClientConnection(asyncio.Protocol):
                 return
         exchange.serve(body)
 
-    def _throw_body_away(self) -> None:
-        """The request was refused. If the rest of its body comes soon, the connection can be used again."""
-        self._start_timer(LINGER, self.close)
-
     def _unwanted(self) -> None:
         """The body of a request that was refused is over: the next request may come."""
         self._stop_timer()
@@ -455,6 +447,14 @@ class ClientConnection(asyncio.Protocol):
             self._start_timer(CLOSING, self._insist, left)
         else:
             transport.abort()
+
+    def _ask_whether_it_is_there(self) -> None:
+        """Of a client that ended its side and waits. The system of one that is gone answers whatever is written to it
+        with a reset.
+        """
+        if self._exchange is not None and self.transport is not None:
+            self.transport.write(self._exchange.filler)
+        self._start_timer(LOOK, self._look_after_client)
 
     def _look_after_client(self) -> None:
         """It ended its side. By now its system may have said that it is gone."""

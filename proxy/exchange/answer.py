@@ -252,6 +252,11 @@ class Answer:
         return self._silence.lasts(self.meter, now, patience)
 
     @property
+    def filler(self) -> bytes:
+        """What may be written between two chunks without changing the body: the next one's size gets a leading zero."""
+        return b"0" if self._chunked and not self.complete else b""
+
+    @property
     def is_under_way(self) -> bool:
         """Whether a request was sent for it and the answer is not complete."""
         return self._connection is not None

@@ -24,7 +24,7 @@ from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import log_access
 from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.clients import bodies
-from slotproxy.proxy.clients.connection import ClientConnection
+from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
@@ -77,9 +77,11 @@ class Exchange:
     # clients.connection.Exchange
 
     @property
-    def may_be_interrupted(self) -> bool:
+    def filler(self) -> bytes:
         answer = self._answer
-        return self.head.http11 and not (answer is not None and answer.begun)
+        if answer is not None and answer.begun:
+            return answer.filler
+        return CONTINUE if self.head.http11 else b""
 
     def admit(self) -> None:
         gate = self._forwarder.gate

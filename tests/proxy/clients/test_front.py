@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from slotproxy.proxy.clients import connection
-from slotproxy.proxy.clients.connection import ClientConnection
+from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.front import Front
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.errors import Refusal
@@ -25,7 +25,7 @@ class Answered:
     """
 
     body_limit = 1000
-    may_be_interrupted = True
+    filler = CONTINUE
 
     def __init__(self, place: "Place", head: RequestHead, client: ClientConnection) -> None:
         self.place, self.head, self.client = place, head, client
@@ -247,7 +247,7 @@ async def test_stopping_closes_what_is_idle_and_answers_what_is_not(place: Place
 async def test_a_client_that_ended_its_side_is_answered_and_one_that_left_is_not(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "LOOK", 0.05)
+    monkeypatch.setattr(connection, "GONE", 0.01)
     staying, leaving = await place.busy(), await place.busy()
     staying.writer.write_eof()
     leaving.writer.close()  # the same bytes on the wire, but its system answers ours with a reset
