@@ -1,0 +1,77 @@
+"""A JSON text cut into pieces that are read one after the other, none of them within a string. Pure.
+
+Nothing here takes longer than in proportion to a piece, whatever the text holds, and nothing raises: what is made of a
+text that is no JSON depends on the text alone, not on where it is cut.
+"""
+
+import re
+from collections.abc import Iterator
+
+BLANKS = b" \t\n\r"
+OTHER, SOUGHT = b'"', b"@"  # what stands in a skeleton for a string, and for one that is the name sought
+
+_REST = rb'[^"\\]*(?:\\.[^"\\]*)*'  # of a string
+_STRING = re.compile(rb'"%b"' % _REST, re.DOTALL)
+_WITHIN = re.compile(_REST, re.DOTALL)
+_WHOLE_STRINGS = re.compile(rb'(?:[^"]+|"%b")*' % _REST, re.DOTALL)  # and all between them
+
+
+def spans(body: bytes, step: int) -> Iterator[tuple[int, int]]:
+    """Where each piece begins and ends: in order, nothing left out but the inside of strings longer than `step` bytes.
+    Of such a string the opening quote is one piece; empty pieces follow, at most `step` bytes apart.
+    """
+    at = 0
+    while at < len(body):
+        end = _end(_WHOLE_STRINGS, body, at, step)
+        if end > at:
+            yield at, end
+            at = end
+        else:
+            yield at, at + 1
+            at += 1
+            while (end := _end(_WITHIN, body, at, step)) > at:
+                yield end, end
+                at = end
+            at += 1  # the closing quote
+
+
+def _end(pattern: re.Pattern[bytes], body: bytes, at: int, step: int) -> int:
+    found = pattern.match(body, at, at + step)
+    assert found is not None  # these patterns match nothing, too
+    return found.end()
+
+
+class Name:
+    """The name of a member, however it is spelled."""
+
+    __slots__ = ("_hints", "_string", "spelled")
+
+    def __init__(self, name: str) -> None:
+        letters = b"".join(map(_letter, name))
+        self.spelled = re.compile(rb'"%b"' % letters)
+        self._string = re.compile(rb'"(?:(%b)"|%b")' % (letters, _REST), re.DOTALL)
+        self._hints = (f'"{name}"'.encode(), *sorted({b"\\u00%x" % (ord(letter) >> 4) for letter in name}))
+
+    def may_be_in(self, text: bytes) -> bool:
+        """Whether it is worth to look closely."""
+        return any(hint in text for hint in self._hints)
+
+    def marked(self, text: bytes) -> bytes:
+        return self._string.sub(_mark, text)
+
+
+def _letter(letter: str) -> bytes:
+    code = "".join(f"[{digit}{digit.upper()}]" for digit in f"{ord(letter):04x}")
+    return rf"(?:{letter}|\\u{code})".encode()
+
+
+def _mark(string: re.Match[bytes]) -> bytes:
+    return SOUGHT if string.lastindex else OTHER
+
+
+def skeleton(piece: bytes, name: Name | None = None) -> bytes:
+    """`piece` without blanks, and with one byte for each string."""
+    if b'"' in piece:
+        seek = name is not None and name.may_be_in(piece)
+        piece = name.marked(piece) if name is not None and seek else _STRING.sub(OTHER, piece)
+    return piece.translate(None, BLANKS)
