@@ -53,12 +53,25 @@ def at_once(steps: Steps[T]) -> T:
             return result
 
 
+def at_a_glance(body: bytes) -> Wanted | None:
+    """What `looked_at` comes to, if that needs no pause; None if it does. Raises Refusal."""
+    if len(body) > SMALL:
+        return None
+    if not body.isascii():
+        at_once(text(body))
+    return None if _is_suspect(body) else _decoded(body)
+
+
 def looked_at(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
     """What the proxy wants to know of a body that has to be a JSON object. Raises Refusal."""
-    if len(body) <= SMALL:
-        return decoded(body)
-    yield from text(body)
-    return (yield from scanned(body, step=step))
+    if len(body) > SMALL:
+        yield from text(body)
+        return (yield from scanned(body, step=step))
+    wanted = at_a_glance(body)
+    if wanted is None:
+        yield from scanned(body, step=step)
+        wanted = _decoded(body)
+    return wanted
 
 
 def text(body: bytes, *, step: int = TEXT_STEP) -> Steps[Wanted]:
@@ -75,12 +88,18 @@ def text(body: bytes, *, step: int = TEXT_STEP) -> Steps[Wanted]:
     return NOTHING
 
 
-def decoded(body: bytes) -> Wanted:
-    """The same as `looked_at`, of a small body."""
-    if not body.isascii():
-        at_once(text(body))
-    if _is_suspect(body):
-        at_once(scanned(body))
+def scanned(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
+    """The same of a large body, found in its skeleton. What is no JSON is refused, or taken for what it looks like.
+    `step`: at least 64.
+    """
+    facts = _Facts()
+    for start, end in spans(body, step):
+        facts.add(skeleton(body[start:end], _STREAM))
+        yield
+    return facts.concluded()
+
+
+def _decoded(body: bytes) -> Wanted:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError:
@@ -89,17 +108,6 @@ def decoded(body: bytes) -> Wanted:
         raise _no_json(str(error)) from None
     except RecursionError:  # whoever calls is deep down already
         raise _too_deep() from None
-
-
-def scanned(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
-    """What `looked_at` finds in a large body. One that is no JSON is refused, or taken for what it looks like. `step`:
-    at least 64.
-    """
-    facts = _Facts()
-    for start, end in spans(body, step):
-        facts.add(skeleton(body[start:end], _STREAM))
-        yield
-    return facts.concluded()
 
 
 _STREAM = Name("stream")
@@ -150,25 +158,30 @@ class _Facts:
             self._value(words)
         opened = words.count(b"[") + words.count(b"{")
         closed = words.count(b"]") + words.count(b"}")
-        lowest = self._depth - closed  # at least
-        if self._depth + opened > MAX_DEPTH or lowest <= 0 or (lowest <= 1 and _MEMBER in words):
-            self._look(words)
+        lowest = self._depth - closed  # or higher
+        if self._depth + opened > MAX_DEPTH or lowest <= 0 or (lowest == 1 and _MEMBER in words):
+            self._look(words, lowest)
         self._depth += opened - closed
 
-    def _look(self, words: bytes) -> None:
+    def _look(self, words: bytes, lowest: int) -> None:
         changes = array("b", words.translate(_CHANGES, _UNCHANGED))
-        depths = array("i", accumulate(changes, initial=self._depth))
-        if max(depths) > MAX_DEPTH:
+        if max(accumulate(changes, initial=self._depth)) > MAX_DEPTH:
             raise _too_deep()
-        named = countOf(zip(changes, depths, strict=False), _NAMED_AT_TOP)
-        if named:
-            self._name(named)
-            before = changes[: indexOf(zip(changes, depths, strict=False), _NAMED_AT_TOP)].count(0)
-            self._value(words.split(_MEMBER, before + 1)[-1])
-        if 0 in depths[1:]:
+        if lowest <= 1 and _MEMBER in words:
+            self._find(words, changes)
+        if lowest <= 0 and 0 in (depths := list(accumulate(changes, initial=self._depth))[1:]):
             self._is_over = True
-            if depths.index(0, 1) < len(depths) - 1 or self._word or not words.endswith(b"}"):
+            if depths.index(0) < len(depths) - 1 or self._word or not words.endswith(b"}"):
                 raise _no_json("something follows the object")
+
+    def _find(self, words: bytes, changes: "array[int]") -> None:
+        def at_top() -> Iterator[tuple[int, int]]:
+            return zip(changes, accumulate(changes, initial=self._depth), strict=False)
+
+        if count := countOf(at_top(), _NAMED_AT_TOP):
+            self._name(count)
+            before = changes[: indexOf(at_top(), _NAMED_AT_TOP)].count(0)
+            self._value(words.split(_MEMBER, before + 1)[-1])
 
     def _name(self, times: int) -> None:
         if self._is_named or times > 1:  # proxy and engine could disagree about which of two counts
@@ -209,13 +222,11 @@ _LONG_WORDS = _Runs(rb"[^\[\]{},:]")
 
 def _is_suspect(body: bytes) -> bool:
     """Whether there may be something that decoding does not tell, or fails at."""
-    return (
-        body.count(b"[") + body.count(b"{") > MAX_DEPTH
-        or body.count(b'"stream"') > 1
-        or b"\\u006" in body  # a letter of it, spelled out
-        or b"\\u007" in body
-        or (len(body) > MAX_DIGITS and any(_LONG_NUMBERS.of(body)))
-    )
+    if body.count(b'"stream"') > 1 or (b"\\u00" in body and _STREAM.may_be_in(body)):
+        return True
+    if len(body) <= MAX_DIGITS:
+        return False
+    return body.count(b"[") + body.count(b"{") > MAX_DEPTH or any(_LONG_NUMBERS.of(body))
 
 
 def _refuse_long_words(words: bytes) -> None:

@@ -22,7 +22,7 @@ def spans(body: bytes, step: int) -> Iterator[tuple[int, int]]:
     """
     at = 0
     while at < len(body):
-        end = _end(_WHOLE_STRINGS, body, at, step)
+        end = _outside(body, at, step)
         if end > at:
             yield at, end
             at = end
@@ -33,6 +33,14 @@ def spans(body: bytes, step: int) -> Iterator[tuple[int, int]]:
                 yield end, end
                 at = end
             at += 1  # the closing quote
+
+
+def _outside(body: bytes, at: int, step: int) -> int:
+    """The last place within `step` that is in no string, if `at` is in none."""
+    piece = body[at : at + step]
+    if b"\\" in piece:
+        return _end(_WHOLE_STRINGS, body, at, step)
+    return at + (piece.rfind(b'"') if piece.count(b'"') % 2 else len(piece))
 
 
 def _end(pattern: re.Pattern[bytes], body: bytes, at: int, step: int) -> int:
@@ -71,7 +79,11 @@ def _mark(string: re.Match[bytes]) -> bytes:
 
 def skeleton(piece: bytes, name: Name | None = None) -> bytes:
     """`piece` without blanks, and with one byte for each string."""
-    if b'"' in piece:
-        seek = name is not None and name.may_be_in(piece)
-        piece = name.marked(piece) if name is not None and seek else _STRING.sub(OTHER, piece)
+    if name is not None and name.may_be_in(piece):
+        piece = name.marked(piece)
+    elif b"\\" in piece:
+        piece = _STRING.sub(OTHER, piece)
+    else:  # several times as fast
+        parts = piece.split(b'"')
+        piece = OTHER.join(parts[::2]) + (b"" if len(parts) % 2 else OTHER)
     return piece.translate(None, BLANKS)

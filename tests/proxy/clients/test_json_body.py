@@ -1,4 +1,4 @@
-"""What is refused of a JSON body and what is found in it. The standard library's reading of the same text is the judge."""
+"""What is refused of a JSON body and what is found in it: the standard library judges the same text beside it."""
 
 import inspect
 import json
@@ -14,8 +14,8 @@ from slotproxy.proxy.clients.json_body import (
     MAX_DIGITS,
     SMALL,
     STEP,
+    at_a_glance,
     at_once,
-    decoded,
     looked_at,
     scanned,
     text,
@@ -30,7 +30,7 @@ NOT_JSON = "The request body is not valid JSON: "
 def verdict(body: bytes, step: int | None = None) -> bool | str:
     """Whether it asks for a stream, or what it is refused for. `step`: as if it were large."""
     try:
-        return (decoded(body) if step is None else at_once(scanned(body, step=step))).streaming
+        return at_once(looked_at(body) if step is None else scanned(body, step=step)).streaming
     except Refusal as refusal:
         return said(refusal)
 
@@ -222,9 +222,20 @@ def test_a_large_body_is_read_in_steps(body: bytes) -> None:
     assert pauses >= len(body) // STEP
 
 
-def test_a_small_body_is_read_without_a_pause() -> None:
-    wanted, pauses = counted(looked_at(b'{"stream":true}'))
-    assert (wanted.streaming, pauses) == (True, 0)
+@pytest.mark.parametrize(
+    "body", [b'{"stream":true}', b'{"stream":true,"a":"' + b"\\u00e4" * 9000 + b'"}', b'{"stream":true,"a":["stream"]}']
+)
+def test_a_small_body_is_mostly_read_without_a_pause(body: bytes) -> None:
+    wanted, pauses = counted(looked_at(body))
+    assert wanted.streaming
+    glance = at_a_glance(body)
+    assert (glance is None) == (pauses > 0) == body.endswith(b'["stream"]}')
+    assert glance in (None, wanted)
+
+
+def test_only_a_small_body_can_be_judged_at_a_glance() -> None:
+    assert at_a_glance(large(b"{", b"}", size=SMALL // 2)) is not None
+    assert at_a_glance(large(b"{", b"}", size=SMALL)) is None
 
 
 def test_a_large_body_that_is_not_utf8_is_refused() -> None:
