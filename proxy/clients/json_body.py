@@ -89,8 +89,8 @@ def text(body: bytes, *, step: int = TEXT_STEP) -> Steps[Wanted]:
 
 
 def scanned(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
-    """The same of a large body, found in its skeleton. What is no JSON is refused, or taken for what it looks like.
-    `step`: at least 64.
+    """The same of a large body, found in its skeleton. A body that is not JSON is refused or passes, as chance will have
+    it. `step`: at least 64.
     """
     facts = _Facts()
     for start, end in spans(body, step):
@@ -222,7 +222,7 @@ _LONG_WORDS = _Runs(rb"[^\[\]{},:]")
 
 def _is_suspect(body: bytes) -> bool:
     """Whether there may be something that decoding does not tell, or fails at."""
-    if body.count(b'"stream"') > 1 or (b"\\u00" in body and _STREAM.may_be_in(body)):
+    if body.count(_STREAM.plain) > 1 or _STREAM.may_be_escaped_in(body):
         return True
     if len(body) <= MAX_DIGITS:
         return False

@@ -52,17 +52,21 @@ def _end(pattern: re.Pattern[bytes], body: bytes, at: int, step: int) -> int:
 class Name:
     """The name of a member, however it is spelled."""
 
-    __slots__ = ("_hints", "_string", "spelled")
+    __slots__ = ("_escapes", "_string", "plain", "spelled")
 
     def __init__(self, name: str) -> None:
         letters = b"".join(map(_letter, name))
         self.spelled = re.compile(rb'"%b"' % letters)
         self._string = re.compile(rb'"(?:(%b)"|%b")' % (letters, _REST), re.DOTALL)
-        self._hints = (f'"{name}"'.encode(), *sorted({b"\\u00%x" % (ord(letter) >> 4) for letter in name}))
+        self.plain = f'"{name}"'.encode()
+        self._escapes = sorted({b"\\u00%x" % (ord(letter) >> 4) for letter in name})  # as those of its letters begin
+
+    def may_be_escaped_in(self, text: bytes) -> bool:
+        return b"\\u00" in text and any(escape in text for escape in self._escapes)
 
     def may_be_in(self, text: bytes) -> bool:
         """Whether it is worth to look closely."""
-        return any(hint in text for hint in self._hints)
+        return self.plain in text or self.may_be_escaped_in(text)
 
     def marked(self, text: bytes) -> bytes:
         return self._string.sub(_mark, text)
