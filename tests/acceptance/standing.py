@@ -4,15 +4,20 @@ The engine has a thread and an event loop of its own: the loop of a test ends wi
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.clients import Answer, Client, Unframed, connected
 from tests.running import Running
 from tests.strict_engine import EchoEngine, Seen, StrictEngine
 from tests.vector_runner import strict_engine
+
+PATIENCE = 3.0  # seconds a connection may take
+LIBRARY = re.compile(rb"aiohttp|python|uvicorn|httptools", re.IGNORECASE)
 
 
 @dataclass(kw_only=True)
@@ -66,3 +71,39 @@ def engine_of_its_own() -> Iterator[StrictEngine]:
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()
+
+
+async def until_the_end(client: Client) -> list[Answer]:
+    """Every answer until the proxy closes the connection, which it must."""
+    found = []
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                found.append(await client.answer())
+            except Unframed as end:
+                if end.body:
+                    raise AssertionError("the connection ended in the middle of an answer") from end
+                return found
+
+
+async def talk(bench: Standing, *pieces: bytes) -> list[Answer]:
+    """The answers of one connection on which these were sent, each read by the proxy on its own if it is quick."""
+    async with connected(bench.port) as client:
+        for number, piece in enumerate(pieces):
+            if number:
+                await asyncio.sleep(0.005)
+            client.send(piece)
+        return await until_the_end(client)
+
+
+def statuses(answers: list[Answer]) -> list[int]:
+    return [answer.status for answer in answers]
+
+
+def assert_refused(answer: Answer, *allowed: int) -> None:
+    """It is the proxy's own refusal, and shows nothing of the library below."""
+    assert answer.status in allowed
+    assert answer.code
+    assert answer.head["x-request-id"]
+    assert answer.head["connection"].lower() == "close"
+    assert not LIBRARY.search(repr(answer).encode()), answer

@@ -9,11 +9,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.acceptance.messages import TRAILERS, UPGRADES, Message, cut, sequences
-from tests.acceptance.standing import Standing, standing
+from tests.acceptance.standing import PATIENCE, Standing, standing
 from tests.clients import Answer, Client, connected
 
 BETWEEN_PIECES = 0.001  # seconds: long enough that the proxy reads each on its own, on which no verdict depends
-PATIENCE = 3.0  # seconds a whole sequence may take
 LAST = 999  # the request that shows that nothing came between
 ALONE: dict[Message, bytes] = {}  # heads as they reached the engine from a fresh connection
 
