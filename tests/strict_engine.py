@@ -37,7 +37,7 @@ class StrictEngine:
                     self.seen.append(one)
                 if not one.whole:
                     break
-                body = MODELS if one.target == b"/v1/models" else b'{"ok":true}'
+                body = MODELS if one.target == b"/v1/models" else self.body(one)
                 head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
                 writer.write(head if one.head.startswith(b"HEAD ") else head + body)
                 await writer.drain()
@@ -47,9 +47,25 @@ class StrictEngine:
             self._writers.discard(writer)
             writer.close()
 
+    def body(self, one: Seen) -> bytes:
+        """Of the answer to this request."""
+        return b'{"ok":true}'
+
     def hang_up(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
+
+
+class EchoEngine(StrictEngine):
+    """Answers with the start line and the body it got, so that an answer shows whose it is."""
+
+    def body(self, one: Seen) -> bytes:
+        return echo(one.head.partition(b"\r\n")[0], one.body)
+
+
+def echo(line: bytes, body: bytes) -> bytes:
+    """What EchoEngine answers to a request with this start line and body."""
+    return line + b"\n" + body
 
 
 async def _read(reader: asyncio.StreamReader) -> Seen | None:

@@ -192,8 +192,8 @@ _JUDGES = {"reject": _reject, "forward": _forward, "either": _either}
 
 
 @asynccontextmanager
-async def strict_engine(port: int = 0) -> AsyncIterator[StrictEngine]:
-    engine = StrictEngine()
+async def strict_engine(port: int = 0, kind: type[StrictEngine] = StrictEngine) -> AsyncIterator[StrictEngine]:
+    engine = kind()
     server = await asyncio.start_server(engine.serve, "127.0.0.1", port, limit=1 << 22)
     engine.port = server.sockets[0].getsockname()[1]
     try:

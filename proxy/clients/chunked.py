@@ -14,14 +14,18 @@ MAX_TRAILER = 16 * 1024  # bytes of a trailer's line
 MAX_TRAILERS = 64 * 1024  # bytes of all of them
 MAX_TRAILER_FIELDS = 100
 
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})\r\n" % MAX_DIGITS)  # without extensions, as nearly all are
-_DIGITS = re.compile(rb"[0-9A-Fa-f]*")
 _CRLF = b"\r\n"
-
+_DIGITS = re.compile(rb"[0-9A-Fa-f]*")
 _BLANKS = b" \t"
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TEXT = bytes((0x09, *range(0x20, 0x7F), *range(0x80, 0x100)))  # all but control bytes
 _QUOTED_TEXT = _TEXT.translate(None, b'"\\')
+
+# A size line that is all there is matched at once: tiny chunks must not cost much more than they weigh. The table below
+# judges those that are cut or wrong.
+_QUOTED = rb'"[%b]*+(?:\\[%b][%b]*+)*"' % tuple(map(re.escape, (_QUOTED_TEXT, _TEXT, _QUOTED_TEXT)))
+_EXTENSION = rb"[ \t]*+;[ \t]*+[%b]++(?:[ \t]*+=[ \t]*+(?:[%b]++|%b))?" % (*[re.escape(_TOKEN)] * 2, _QUOTED)
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[ \t]*+\r\n|(?:%b)+\r\n)" % (MAX_DIGITS, _EXTENSION))
 
 # What is due. Only a line feed leads to one of the first four.
 _DIGIT, _SIZE_LINE_ENDED, _FIELD, _OVER = range(4)
@@ -113,7 +117,7 @@ class ChunkedBody:
 
     def _whole_chunks(self, data: bytes, at: int, content: list[bytes]) -> int:
         """Take the chunks that are all there, and the size of the one that is not. Returns where `data` goes on."""
-        while line := _SIZE_LINE.match(data, at):
+        while line := _SIZE_LINE.match(data, at, at + MAX_SIZE_LINE):
             start = line.end()
             end = start + int(line[1], 16)
             if end == start:
@@ -132,7 +136,7 @@ class ChunkedBody:
         return end
 
     def _size(self, data: bytes, at: int) -> int:
-        """Take digits of a size that is not one line without extensions."""
+        """Take digits of a size whose line is cut or wrong."""
         run = _DIGITS.match(data, at, at + MAX_DIGITS + 1 - len(self._digits))
         assert run is not None  # it may be empty
         self._digits += run[0]

@@ -1,5 +1,6 @@
 """What is legal and what is not follows RFC 9112 section 7.1. httptools' parser is the judge beside it."""
 
+import itertools
 import re
 
 import httptools
@@ -48,7 +49,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @st.composite
