@@ -80,6 +80,7 @@ class Leases:
         self._pool = pool
         self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
+        self._slotless: frozenset[str] = frozenset()  # paths that somebody answers beside its slots
         self._refusal: Callable[[], InstanceError] | None = None
         self._waited = 0.0  # seconds, by all that got a slot
         self._errors: Counter[str] = Counter()
@@ -113,7 +114,7 @@ class Leases:
 
     def answers_beside_slots(self, path: str) -> bool:
         """Whether somebody answers `path` without a slot."""
-        return any(path in upstream.slotless for upstream in self._pool.members)
+        return path in self._slotless
 
     @property
     def granted(self) -> int:
@@ -141,6 +142,8 @@ class Leases:
         """
         if self._refusal is not None:
             raise self._refusal()
+        if path not in self._slotless:
+            return None
         for upstream in self._pool.members:
             if path in upstream.slotless and upstream not in exclude:
                 return Lease(None, 0, upstream)
@@ -192,6 +195,7 @@ class Leases:
         """Offer the slots of `upstream`, or only so many of them."""
         offered = upstream.slots if slots is None else slots
         self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow))
+        self._slotless |= upstream.slotless
 
     def resize(self, upstream: Upstream, slots: int) -> None:
         """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
@@ -199,7 +203,9 @@ class Leases:
 
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""
-        return self._pool.withdraw(upstream)
+        leased = self._pool.withdraw(upstream)
+        self._slotless = frozenset[str]().union(*(member.slotless for member in self._pool.members))
+        return leased
 
     async def drained(self, upstream: Upstream) -> None:
         """Return once no lease on `upstream` is out. Withdraw it first."""
@@ -223,7 +229,9 @@ class Leases:
         self._refusal = None
 
     def _leave(self, ticket: Ticket, upstream: Upstream) -> None:
-        self._deliver(self._pool.leave(ticket))
+        grants = self._pool.leave(ticket)
+        if grants:
+            self._deliver(grants)
         if self._drained and not self._pool.leased(upstream):
             event = self._drained.pop(upstream, None)
             if event is not None:

@@ -4,9 +4,7 @@ An engine heads every short answer with the same lines, but for the number after
 them good, the same bytes with another number mean the same, and need not be parsed again.
 """
 
-from typing import NamedTuple
-
-from slotproxy.proxy.headers import Field
+from slotproxy.proxy.headers import EngineHead, Field, engine_head
 
 KNOWN = 64  # heads that are remembered
 LONGEST = 2048  # bytes of one
@@ -15,12 +13,24 @@ _LENGTHS = (b"\nContent-Length: ", b"\ncontent-length: ")
 _DIGITS = 15
 
 
-class Head(NamedTuple):
-    """As exchange.Sink.head takes it, without the length."""
+class Head:
+    """The final head of an answer, without what frames its body."""
 
-    status: int
-    reason: bytes
-    fields: tuple[Field, ...]
+    __slots__ = ("_wire", "fields", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, fields: tuple[Field, ...]) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self._wire: EngineHead | None = None
+
+    @property
+    def wire(self) -> EngineHead:
+        """What of it passes to a client. Raises ValueError for what must not."""
+        wire = self._wire
+        if wire is None:
+            wire = self._wire = engine_head(self.status, self.reason, self.fields)
+        return wire
 
 
 class KnownHeads:
