@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.scaling.governor import Governor
 from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.scaling.governor import Governor
 
 
 class Supply(Protocol):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.scaling.planner import Decision
-from slotproxy.instances.remotes.ratelimits import Allowance
 from slotproxy.instances.readings import Reading
+from slotproxy.instances.remotes.ratelimits import Allowance
+from slotproxy.instances.scaling.planner import Decision
 
 
 class Kind(enum.Enum):

@@ -8,11 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.remotes import remotes
-from slotproxy.instances.profiles import launch
-from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.errors import (
     ConfigurationError,
     InstanceError,
@@ -23,22 +19,26 @@ from slotproxy.instances.errors import (
     StartupError,
 )
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.scaling.governor import Governor
-from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.models import model
 from slotproxy.instances.operator import Operator
-from slotproxy.instances.scaling.planner import size
-from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.processes.statedir import StateDir
+from slotproxy.instances.profiles import launch
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.remotes import remotes
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.remotes.remotes import Remotes
-from slotproxy.instances.settings import SupplySettings
-from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
-from slotproxy.instances.processes.statedir import StateDir
+from slotproxy.instances.running.backoff import Backoff
+from slotproxy.instances.running.fleet import Fleet
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.running.watchdog import Watchdog
+from slotproxy.instances.scaling.governor import Governor
+from slotproxy.instances.scaling.planner import size
+from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 
 logger = logging.getLogger(__name__)
 

@@ -4,17 +4,17 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from slotproxy.instances.scaling import calibration
-from slotproxy.instances.profiles import context, launch
-from slotproxy.instances.memory import nvidia
-from slotproxy.instances.memory import machine as machines
-from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.forecast.estimate import Estimate
-from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.scaling.planner import size
+from slotproxy.instances.memory import machine as machines
+from slotproxy.instances.memory import nvidia
+from slotproxy.instances.models.model import ModelFacts
+from slotproxy.instances.profiles import context, launch
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
+from slotproxy.instances.scaling import calibration
+from slotproxy.instances.scaling.calibration import Calibration
+from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.settings import SupplySettings
 
 RULE = 80  # percent of the memory that a model and its KV caches should stay under, a rule of thumb for unified memory

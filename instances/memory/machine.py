@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from slotproxy.instances.memory import darwin, process_tree, nvidia, pressure
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.memory import darwin, nvidia, pressure, process_tree
 from slotproxy.instances.readings import Pressure, Reading, Total
 
 

@@ -13,8 +13,8 @@ import psutil
 
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.processes.reaper import exit_of
+from slotproxy.instances.profiles.profile import Stop
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open

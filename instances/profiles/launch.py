@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.profiles import context, own_arguments, profile
-from slotproxy.instances.processes import ports, escaped
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models.model import ModelFacts
+from slotproxy.instances.processes import escaped, ports
+from slotproxy.instances.profiles import context, own_arguments, profile
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.settings import SupplySettings
 

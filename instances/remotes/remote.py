@@ -10,12 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from slotproxy.instances.remotes.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
+from slotproxy.instances.remotes.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.remotes.pace import Pace
-from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.remotes.ratelimits import (
     REFUSALS,
     Allowance,
@@ -27,8 +25,10 @@ from slotproxy.instances.remotes.ratelimits import (
     scarce,
     starved,
 )
-from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
+from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.running.state import Standing
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
 from slotproxy.instances.upstream import Upstream
 
 HEALTHY_POLL = 5.0  # seconds between glances at one that serves

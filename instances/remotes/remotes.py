@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 
 from slotproxy.instances.remotes.endpoint import upstream_of
-from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.remotes.remote import Remote
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import UpstreamSpec
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import OnTransition
 
 Plan = Mapping[UpstreamSpec, Remote]

@@ -9,19 +9,19 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.profiles import context
-from slotproxy.instances.processes import ports, records, escaped
-from slotproxy.instances.memory import process_tree
-from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.memory import process_tree
+from slotproxy.instances.processes import escaped, ports, records
+from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.processes.locks import FileLock, LockHeld
-from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.processes.process import Exit, Process
+from slotproxy.instances.profiles import context
+from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.running.log_patterns import Signs
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)

@@ -5,14 +5,14 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.running.backoff import Backoff
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import OnTransition
 
 logger = logging.getLogger(__name__)

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.running.backoff import Backoff, History
-from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.failures import STAYS, Cause, Failure
+from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import HOST, Launch
-from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.lifecycle import Event, State
-from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.snapshot import Kind, Member, OnTransition
+from slotproxy.instances.running.backoff import Backoff, History
+from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.running.state import Standing
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.snapshot import Kind, Member, OnTransition
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)

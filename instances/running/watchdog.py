@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.lifecycle import State
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.lifecycle import State
-from slotproxy.instances.upstream import Upstream
 from slotproxy.instances.running.liveness import Vigil, Vital
+from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotproxy.instances.errors import InstanceError
-from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.running.probe import Probe
-from slotproxy.instances.upstream import Upstream
 from slotproxy.instances.scaling.workload import Count
+from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.upstream import Upstream
 
 LOOK_EVERY = 0.02  # seconds between looks for clients
 LONGEST = 300.0  # seconds for one generation

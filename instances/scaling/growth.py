@@ -13,8 +13,8 @@ from typing import Protocol
 from slotproxy.instances.scaling import planner
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.planner import Decision, Move
-from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.scaling.watermarks import Level, Watermarks
+from slotproxy.instances.settings import SupplySettings
 
 logger = logging.getLogger(__name__)
 

@@ -6,23 +6,23 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from slotproxy.instances.scaling import planner, sharing, workload
-from slotproxy.instances.memory import process_tree
-from slotproxy.instances.models import model
-from slotproxy.instances.scaling.calibration import NOWHERE
 from slotproxy.instances.errors import ModelError
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.scaling.memory_monitor import Gauge
-from slotproxy.instances.scaling.growth import Arrival
-from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.memory import process_tree
+from slotproxy.instances.models import model
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.running.fleet import Fleet
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.scaling import planner, sharing, workload
 from slotproxy.instances.scaling.benchmark import Run, Trial, TrialFailed
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.scaling.calibration import NOWHERE
+from slotproxy.instances.scaling.growth import Arrival
+from slotproxy.instances.scaling.memory_monitor import Gauge
 from slotproxy.instances.scaling.watermarks import Level
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
