@@ -7,11 +7,10 @@ from typing import Any
 from slotproxy.instances.errors import HeldBack, InstanceError
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 REAPING = 0.1  # seconds: the listener of a process that just died may linger so long
 LOOKS = 10  # at an engine that lives but did not answer

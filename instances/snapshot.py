@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from slotproxy.instances.decisions import Decision
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.remotes.ratelimits import Allowance
-from slotproxy.instances.scaling.planner import Decision
 
 
 class Kind(enum.Enum):
@@ -40,6 +39,15 @@ class Errors:
     def of(cls, counts: Mapping[str, int]) -> Self:
         """From how often each of the kinds was counted."""
         return cls(**counts, total=sum(counts.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """One rate limit of an upstream, as of its last answer."""
+
+    limit: int
+    remaining: int
+    reset: float  # seconds until all of it is there again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

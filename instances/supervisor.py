@@ -35,10 +35,10 @@ from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.running.watchdog import Watchdog
 from slotproxy.instances.scaling.governor import Governor
-from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.wording import instances as count_of
+from slotproxy.instances.wording import size
 
 RULE = 80  # percent of the memory that a model and its KV caches should stay under, a rule of thumb for unified memory
 
@@ -92,9 +93,9 @@ class Outlook:
     @property
     def why(self) -> str:
         if self.instances is not None:
-            return f"{_count(self.instances)}, as asked"
+            return f"{count_of(self.instances)}, as asked"
         if self.known is not None and self.measured is not None:
-            number = _count(self.known)
+            number = count_of(self.known)
             return f"{number}, as found out before: {self.measured.sentence.removeprefix(f'{number}: ')}"
         if self.expected == self.max_instances:
             bound = "--max-instances"
@@ -102,7 +103,7 @@ class Outlook:
             bound = "nothing is known of their size"
         else:
             bound = "the estimate"
-        return f"at most {_count(self.expected)} ({bound}); each is measured at work before the next is started"
+        return f"at most {count_of(self.expected)} ({bound}); each is measured at work before the next is started"
 
     def warnings(self) -> Iterator[str]:
         """Sentences about what is allowed and may go wrong."""
@@ -110,7 +111,7 @@ class Outlook:
         yield from self._of_context()
         asked = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if asked.warning is not None:
-            yield f"{_count(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
+            yield f"{count_of(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
         yield from launch.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
         if not self.profile.memory.shared and not self.profile.sole:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
@@ -123,10 +124,10 @@ class Outlook:
             return
         if fitting < self.expected:
             least = size(self.estimate.once + self.expected * each)
-            yield f"{_count(self.expected)} would take {least} or more, the limit is {size(self.limit)}"
+            yield f"{count_of(self.expected)} would take {least} or more, the limit is {size(self.limit)}"
         elif (self.under_available or 0) < self.expected:
             least = size(self.estimate.once + self.expected * each)
-            yield f"{_count(self.expected)} would take {least} or more, {size(self.available)} are available now"
+            yield f"{count_of(self.expected)} would take {least} or more, {size(self.available)} are available now"
         at_most = self.facts.shape.at_most
         if at_most is not None:
             yield f"the KV cache may be smaller than estimated: {at_most}"
@@ -188,7 +189,3 @@ async def _measured(settings: SupplySettings, facts: ModelFacts, total: Total) -
         if found is not None:
             return found
     return None
-
-
-def _count(instances: int) -> str:
-    return f"{instances} instance{'s' * (instances != 1)}"

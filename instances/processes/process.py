@@ -14,7 +14,6 @@ import psutil
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.reaper import exit_of
-from slotproxy.instances.profiles.profile import Stop
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
@@ -93,10 +92,13 @@ class Process:
         await asyncio.wait({self._output.ended}, timeout=LAST_WORDS)
         return Exit(code=self.exited.result(), wished=self._signalled)
 
-    async def stop(self, plan: Stop) -> Exit:
-        """End the whole group by `plan`. If this is cancelled the group is killed at once."""
+    async def stop(self, *, term: float, again: float) -> Exit:
+        """TERM, wait `term` seconds, TERM again, wait `again`, KILL; each to the whole group.
+
+        If this is cancelled the group is killed at once.
+        """
         try:
-            for patience in (plan.term, plan.again):
+            for patience in (term, again):
                 self._signal(signal.SIGTERM)
                 if await self._gone_within(patience):
                     break

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-Field = tuple[bytes, bytes]
+from slotproxy.instances.snapshot import Allowance
+from slotproxy.instances.upstream import REFUSALS, Field
 
-REFUSALS = frozenset({402, 429, 503, 529})  # statuses by which a server says: not now, ask again, or ask elsewhere
 LONGEST = 24 * 3600.0  # seconds; whoever names a later moment cannot have meant it
 REFILL = 0.05  # part of a limit that should be there again before the next request is sent
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
@@ -39,15 +39,6 @@ class Reason(enum.Enum):
     RATE_LIMIT = "rate-limit"
     OVERLOAD = "overload"
     QUOTA = "quota"  # no money, or a spend limit: waiting does not help
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """One limit as of one answer."""
-
-    limit: int
-    remaining: int
-    reset: float  # seconds until all of it is there again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,22 +14,12 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.remotes.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.remotes.pace import Pace
-from slotproxy.instances.remotes.ratelimits import (
-    REFUSALS,
-    Allowance,
-    Field,
-    Reason,
-    allowances,
-    mentioned,
-    refusal,
-    scarce,
-    starved,
-)
+from slotproxy.instances.remotes.ratelimits import Reason, allowances, mentioned, refusal, scarce, starved
 from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.running.state import Standing
 from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.snapshot import Allowance, Errors, Kind, Member, OnTransition, Traffic
+from slotproxy.instances.upstream import REFUSALS, Field, Upstream
 
 HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling

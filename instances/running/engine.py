@@ -18,7 +18,6 @@ from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.processes.process import Exit, Process
 from slotproxy.instances.profiles import context
 from slotproxy.instances.profiles.launch import HOST, Launch, Place
-from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.running.log_patterns import Signs
 from slotproxy.instances.running.probe import Probe
@@ -120,8 +119,8 @@ class Engine:
         """End it by its stop plan; one that hangs is not waited for as long as one that writes its KV cache."""
         plan = self._launch.profile.stop
         if hung:
-            plan = Stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))
-        return await self.process.stop(plan)
+            return await self.process.stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))
+        return await self.process.stop(term=plan.term, again=plan.again)
 
     async def idle(self, probe: Probe, *, streamed: bool) -> bool:
         """Return once it has let go of an abandoned request; False when it did not in time."""

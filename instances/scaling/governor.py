@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
@@ -13,10 +14,10 @@ from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.growth import Growth
 from slotproxy.instances.scaling.memory_monitor import GLANCE_EVERY, Gauge
-from slotproxy.instances.scaling.planner import Decision, Move, size
 from slotproxy.instances.scaling.scaled_fleet import FleetCrew
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 

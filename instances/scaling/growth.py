@@ -10,11 +10,12 @@ from enum import Enum
 from statistics import median
 from typing import Protocol
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.scaling import planner
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.planner import Decision, Move
 from slotproxy.instances.scaling.watermarks import Level, Watermarks
 from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.wording import instances
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class Growth:
     def _as_known(self, known: Calibration) -> Decision:
         if known.reason in {"no-gain", "engine-oom"}:
             self._most = known.instances
-        sentence = f"{planner.instances(known.instances)} as an earlier start found right ({known.sentence})"
+        sentence = f"{instances(known.instances)} as an earlier start found right ({known.sentence})"
         return self.decide(Decision(move=Move.STOP, reason=known.reason, sentence=sentence))
 
     async def _examine(self, crew: Crew, arrival: Arrival, *, prove: bool) -> Decision | None:

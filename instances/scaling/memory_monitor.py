@@ -13,10 +13,10 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.readings import Pressure, Reading
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.scaling.watermarks import reserve
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 

@@ -1,37 +1,12 @@
 """How many instances: whether one more fits, whether it was worth it. Pure: numbers in, decisions out."""
 
-import enum
-from dataclasses import dataclass
 from statistics import median
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
-_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+from slotproxy.instances.decisions import Decision, Move
+from slotproxy.instances.wording import instances, ordinal, size
+
 ROUNDS = 4  # comparisons with and without the newest instance until the median counts
 CLEAR_AFTER = 2  # so many that agree by twice the margin are enough
-
-
-class Move(enum.Enum):
-    """What is done about the number of instances."""
-
-    ADD = "add"
-    KEEP = "keep"  # the newest has proved itself
-    REMOVE = "remove"
-    STOP = "stop"  # no further one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """`sentence` is for people, `reason` for metrics: a word of a bounded set."""
-
-    move: Move
-    reason: str
-    sentence: str
-
-    @property
-    def start(self) -> bool:
-        """Whether one more is to be started."""
-        return self.move is Move.ADD
 
 
 def admit(
@@ -142,24 +117,3 @@ def at_full_context(points: list[tuple[int, int]], ctx: int) -> int:
     if last <= first or after - before < before / 100:
         return most
     return max(most, after + (after - before) * max(0, ctx - last) // (last - first))
-
-
-def instances(count: int) -> str:
-    return f"{count} instance{'s' * (count != 1)}"
-
-
-def ordinal(number: int) -> str:
-    """With its article: `a third`, `an eighth`, `a 21st`."""
-    if number <= len(_ORDINALS):
-        word = _ORDINALS[number - 1]
-    else:
-        word = f"{number}{'th' if number % 100 in (11, 12, 13) else _ENDINGS.get(number % 10, 'th')}"
-    return f"{'an' if word.startswith(('e', '8', '11th', '18th')) else 'a'} {word}"
-
-
-def size(count: int) -> str:
-    """Bytes as people write them: `81.2 GiB`."""
-    for unit, factor in _UNITS:
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"

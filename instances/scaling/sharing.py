@@ -1,7 +1,7 @@
 """Whether instances really share the pages of their model. Pure."""
 
 from slotproxy.instances.readings import Mapping
-from slotproxy.instances.scaling.planner import size
+from slotproxy.instances.wording import size
 
 COPY = 0.6  # of the model's size that an engine holds of its own, or does not map: then it has a copy
 OVERHEAD = 32 << 20  # bytes of heap and compute buffers that even the engine of a tiny model has

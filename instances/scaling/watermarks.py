@@ -8,7 +8,8 @@ pause, or the same instance would come and go. One that had to go soon after it 
 
 from dataclasses import dataclass
 
-from slotproxy.instances.scaling.planner import Decision, Move, instances, size
+from slotproxy.instances.decisions import Decision, Move
+from slotproxy.instances.wording import instances, size
 
 HARD = 0.95  # of the effective total
 RESERVE = 0.10  # of the effective total: left to other programs

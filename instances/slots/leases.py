@@ -11,11 +11,10 @@ from collections.abc import Callable, Hashable, Iterable, Set
 from typing import Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.pool import NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 
 class UpstreamOwner(Protocol):

@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
-from slotproxy.instances.remotes.ratelimits import REFUSALS
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
-from slotproxy.proxy.clients.bodies import Wanted
-from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.clients.front import ClientConnection
-from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.accounts.meter import Meter
+from slotproxy.proxy.accounts.silence import Silence
+from slotproxy.proxy.clients.bodies import Wanted
+from slotproxy.proxy.clients.front import ClientConnection
 from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.accounts.silence import Silence
+from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.headers import Field, engine_head
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream

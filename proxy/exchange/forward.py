@@ -18,19 +18,18 @@ from time import monotonic
 
 from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.remotes.ratelimits import REFUSALS
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
-from slotproxy.proxy.clients import bodies
-from slotproxy.proxy.exchange.answer import Answer, Request, RequestHead
-from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.clients.front import ClientConnection
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
-from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.accounts.metrics import Metrics
-from slotproxy.proxy.engines.observed import Refusal
 from slotproxy.proxy.accounts.outcome import Outcome
+from slotproxy.proxy.clients import bodies
+from slotproxy.proxy.clients.front import ClientConnection
+from slotproxy.proxy.engines.idle import IdleConnections
+from slotproxy.proxy.engines.observed import Refusal
 from slotproxy.proxy.engines.relay import EngineConnection, connect
+from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange.answer import Answer, Request, RequestHead
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated, request_lines
 
 logger = logging.getLogger(__name__)
 

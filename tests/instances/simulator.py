@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from slotproxy.instances.decisions import Decision
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.growth import Arrival, Growth
-from slotproxy.instances.scaling.planner import Decision
 from slotproxy.instances.scaling.watermarks import Level
 
 GB, GIB = 10**9, 1 << 30

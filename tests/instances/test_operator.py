@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.operator import Operator
-from slotproxy.instances.scaling.planner import Decision, Move
 
 FITS = Decision(move=Move.ADD, reason="fits", sentence="it fits")
 FULL = Decision(move=Move.STOP, reason="memory", sentence="a second would need 81.2 GiB, 14.1 GiB are left")

@@ -9,11 +9,10 @@ import pytest
 
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front

@@ -4,18 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.remotes.ratelimits import (
-    LONGEST,
-    REFUSALS,
-    Allowance,
-    Field,
-    Reason,
-    allowances,
-    refusal,
-    retry_after,
-    scarce,
-    starved,
-)
+from slotproxy.instances.remotes.ratelimits import LONGEST, Reason, allowances, refusal, retry_after, scarce, starved
+from slotproxy.instances.snapshot import Allowance
+from slotproxy.instances.upstream import REFUSALS, Field
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 DATE = (b"Date", b"Fri, 15 Jan 2027 08:00:00 GMT")

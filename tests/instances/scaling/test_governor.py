@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import governor, growth, scaled_fleet, watermarks
-from slotproxy.instances.scaling.planner import Decision, Move
 from slotproxy.instances.settings import MemoryLimit
 from tests.instances.conftest import SOON
 from tests.instances.test_supervisor import Supply, supplying

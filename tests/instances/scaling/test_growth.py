@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotproxy.instances.decisions import Move
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.growth import Growth
-from slotproxy.instances.scaling.planner import Move
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.simulator import GB, GIB, Simulated
 

@@ -5,18 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.scaling.planner import (
-    Move,
-    admit,
-    at_full_context,
-    enough,
-    ordinal,
-    over,
-    proved,
-    size,
-    starved,
-    strained,
-)
+from slotproxy.instances.decisions import Move
+from slotproxy.instances.scaling.planner import admit, at_full_context, enough, over, proved, starved, strained
 
 MIB, GIB = 1 << 20, 1 << 30
 amounts = st.integers(min_value=0, max_value=100 * GIB)
@@ -173,32 +163,6 @@ def test_what_fits_exactly_is_admitted() -> None:
         decision.sentence
         == "1 instance: a second would need 1.0 GiB, 1.0 GiB are left under the 2.0 GiB limit: starting it"
     )
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (2, "a second"), (8, "an eighth"), (10, "a tenth"), (11, "an 11th"), (12, "a 12th"), (13, "a 13th"),
-        (18, "an 18th"), (21, "a 21st"), (22, "a 22nd"), (23, "a 23rd"), (80, "an 80th"), (111, "a 111th"),
-    ],
-)  # fmt: skip
-def test_ordinals_read_as_english(number: int, text: str) -> None:
-    assert ordinal(number) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1024, "1.0 KiB"),
-        (MIB, "1.0 MiB"),
-        (3 * GIB // 2, "1.5 GiB"),
-        (1 << 41, "2.0 TiB"),
-    ],
-)
-def test_sizes_have_the_unit_that_fits(count: int, text: str) -> None:
-    assert size(count) == text
 
 
 def test_who_is_over_the_limit_at_work_goes_unless_it_is_the_only_one() -> None:

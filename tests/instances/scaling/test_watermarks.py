@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.scaling.planner import Decision, Move
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.scaling.watermarks import PAUSE, REST, Level, Watermarks, reserve
 
 GIB = 1 << 30

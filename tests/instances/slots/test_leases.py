@@ -3,10 +3,9 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 SOON = 5.0
 
