@@ -59,9 +59,8 @@ class Resident:
         return process_tree.available(mapped=sum(max(0, reading.pss - reading.private) for reading in readings))
 
     def pressure(self, pids: Iterable[int]) -> Pressure:
-        if sys.platform == "darwin":
-            return darwin.pressure()
-        return pressure.read(member for pid in pids for member in process_tree.tree(pid))
+        members = (member for pid in pids for member in process_tree.tree(pid))
+        return darwin.pressure() if sys.platform == "darwin" else pressure.read(members)
 
 
 class Wired(Resident):

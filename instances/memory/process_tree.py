@@ -6,6 +6,7 @@ together. What one more instance will cost is its private part: pages with no fi
 buffers, heap, and the weights too where an engine copies them instead of mapping them).
 """
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -45,10 +46,7 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     name, found = str(path.resolve()), []
     names = {name, f"{name} (deleted)"}  # an engine keeps a file that was replaced while it runs
     for member in tree(pid):
-        try:
-            found += [entry for entry in psutil.Process(member).memory_maps(grouped=True) if entry.path in names]
-        except psutil.Error:
-            continue
+        found += [entry for entry in _maps(member) if entry.path in names]
     if not found:
         return None
     return Mapping(
@@ -56,6 +54,15 @@ def mapped(pid: int, path: Path) -> Mapping | None:
         pss=sum(entry.pss for entry in found),
         written=sum(entry.anonymous for entry in found),
     )
+
+
+def _maps(pid: int) -> list[Any]:
+    """Empty when the process is gone, or where the system does not tell."""
+    found: list[Any] = []
+    if sys.platform == "linux":
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(pid).memory_maps(grouped=True)
+    return found
 
 
 def effective_total() -> Total:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,9 @@ def command_of(proxy: Running, number: int) -> list[str]:
 
 def maps(pid: int, model: Path) -> bool:
     """Whether the process has most of the file mapped."""
-    resident = sum(part.rss for part in psutil.Process(pid).memory_maps() if part.path == str(model))
+    resident = 0
+    if sys.platform == "linux":
+        resident = sum(part.rss for part in psutil.Process(pid).memory_maps() if part.path == str(model))
     return resident > model.stat().st_size / 2
 
 

@@ -125,9 +125,8 @@ async def test_an_idle_one_ends_at_once_and_one_with_a_stream_as_soon_as_that_is
     await assert_nobody_on(upstream.port)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
 def test_it_dies_with_the_process_that_started_it(demo_model: Path) -> None:
-    if not sys.platform.startswith("linux"):
-        pytest.skip("only Linux has a parent-death signal")
     command = [sys.executable, "-m", "slotproxy.instances.profiles.embedded", "-m", str(demo_model), "--port", "0"]
     parent_code = f"import subprocess; child = subprocess.Popen({command!r}, stderr=subprocess.STDOUT); child.wait()"
     parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE)
