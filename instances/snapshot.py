@@ -2,10 +2,10 @@
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
-from slotproxy.instances.decisions import Decision
+from slotproxy.instances.decisions import Decision, DecisionCount
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.readings import Reading
 
@@ -110,7 +110,7 @@ class Snapshot:
     pool: PoolStatistics = PoolStatistics()
     memory_metric: str = "resident"  # or "wired", "vram": what is governed
     memory_pressure: float = 0.0  # share of the last ten seconds in which some task waited for memory, 0 to 1
-    decision_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of moves and reasons, all of them
+    decision_counts: tuple[DecisionCount, ...] = ()  # of all decisions since the start
 
     @property
     def n_ctx(self) -> int | None:

@@ -146,7 +146,7 @@ class Supervisor:
             memory_pressure=self._governor.gauge.pressure.stalled,
             memory_metric=self._governor.gauge.machine.metric,
             decisions=tuple(self._governor.growth.decisions),
-            decision_counts=dict(self._governor.growth.counts),
+            decision_counts=self._governor.growth.counts,
             models=next((member.models for member in members if member.models), ()),
             settled=self._settled,
             hopeless=self._hopeless,

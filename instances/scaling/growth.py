@@ -10,7 +10,7 @@ from enum import Enum
 from statistics import median
 from typing import Protocol
 
-from slotproxy.instances.decisions import Decision, Move
+from slotproxy.instances.decisions import Decision, DecisionCount, Move
 from slotproxy.instances.scaling import planner
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.watermarks import Level, Watermarks
@@ -63,7 +63,7 @@ class Growth:
 
     def __init__(self, settings: SupplySettings) -> None:
         self.decisions: deque[Decision] = deque(maxlen=KEPT)
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[Move, str]] = Counter()
         self.rates: dict[int, float] = {}  # tokens per second of so many instances together
         self._settings = settings
         self._watermarks = Watermarks()
@@ -84,6 +84,11 @@ class Growth:
         return min(self._settings.max_instances, self._most or self._settings.max_instances)
 
     @property
+    def counts(self) -> tuple[DecisionCount, ...]:
+        """How often each kind of decision was taken."""
+        return tuple(DecisionCount(decision=m, reason=r, count=n) for (m, r), n in self._counts.items())
+
+    @property
     def proved(self) -> bool:
         """Whether every instance is known to be worth it."""
         return not self._unproved
@@ -91,7 +96,7 @@ class Growth:
     def decide(self, decision: Decision) -> Decision:
         """Keep it and say it."""
         self.decisions.append(decision)
-        self.counts[decision.move.value, decision.reason] += 1
+        self._counts[decision.move, decision.reason] += 1
         logger.info("%s", decision.sentence)
         return decision
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slots.leases import Lease, Leases
@@ -274,6 +275,7 @@ def snapshot_of(leases: Leases, upstreams: list[Upstream], kind: Kind = Kind.INS
         memory_limit=1,
         memory_source="",
         decisions=(),
+        decision_counts=(DecisionCount(decision=Move.ADD, reason="fits", count=2),),
         models=({"id": "demo", "meta": {"n_ctx": 8192}},),
         settled=True,
         hopeless=None,

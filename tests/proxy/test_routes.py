@@ -88,6 +88,7 @@ async def test_the_metrics_page_is_what_prometheus_reads(stack: MakeStack) -> No
     )
     assert {f"slotproxy_{name}" for name in expected.split()} <= set(families)
     assert proxy.metric('slotproxy_requests_total{code="200",route="/v1/chat/completions"}') == 1
+    assert proxy.metric('slotproxy_scale_decisions_total{decision="add",reason="fits"}') == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/x?y=1", "/a%2fb/../c", "/%zz", "//x/y"])

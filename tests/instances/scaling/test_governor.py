@@ -124,8 +124,8 @@ async def test_memory_that_others_take_makes_one_leave_and_a_queue_brings_it_bac
             other = await second
         assert other.upstream is not lease.upstream
         await supply.until(ready=2)
-        counts = supply.supervisor.snapshot().decision_counts
-        assert counts["remove", "memory"] == counts["add", "room"] == 1
+        counts = {(one.decision, one.reason): one.count for one in supply.supervisor.snapshot().decision_counts}
+        assert counts[Move.REMOVE, "memory"] == counts[Move.ADD, "room"] == 1
         for held in (lease, other):
             held.release()
 

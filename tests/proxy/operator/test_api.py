@@ -66,6 +66,7 @@ async def test_the_state_is_the_snapshot_and_says_times_as_ages(stack: MakeStack
     assert [member["id"] for member in state["members"]] == ["0", "1"]
     assert all(member["state"] == "ready" and member["seconds_in_state"] >= 0 for member in state["members"])
     assert "since" not in state["members"][0]
+    assert state["decision_counts"] == [{"decision": "add", "reason": "fits", "count": 2}]
 
 
 async def test_slot_counts_are_evaluated_by_what_stands_in_the_query(stack: MakeStack) -> None:
