@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.memory import darwin, nvidia, pressure, process_tree
+from slotproxy.instances.memory import darwin, linux, nvidia, process_tree
 from slotproxy.instances.readings import Pressure, Reading, Total
 
 
@@ -60,7 +60,7 @@ class Resident:
 
     def pressure(self, pids: Iterable[int]) -> Pressure:
         members = (member for pid in pids for member in process_tree.tree(pid))
-        return darwin.pressure() if sys.platform == "darwin" else pressure.read(members)
+        return darwin.pressure() if sys.platform == "darwin" else linux.pressure(members)
 
 
 class Wired(Resident):

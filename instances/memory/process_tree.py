@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from slotproxy.instances.memory import cgroups, darwin
+from slotproxy.instances.memory import darwin, linux
 from slotproxy.instances.readings import Mapping, Reading, Total
 
 PROC = Path("/proc")
@@ -68,7 +68,7 @@ def _maps(pid: int) -> list[Any]:
 def effective_total() -> Total:
     """The smaller of physical memory and what the cgroups of this process allow."""
     physical = Total(size=psutil.virtual_memory().total, source="physical memory")
-    limits = [bound.limit for bound in cgroups.bounds()]
+    limits = [bound.limit for bound in linux.bounds()]
     if limits and min(limits) < physical.size:
         return Total(size=min(limits), source="cgroup limit")
     return physical
@@ -80,7 +80,7 @@ def available(mapped: int = 0) -> int:
     `mapped`: bytes of files that the engines map. The kernel counts them as cache that it could drop; the engines would
     read them again at once.
     """
-    rooms = [bound.limit - bound.used for bound in cgroups.bounds()]
+    rooms = [bound.limit - bound.used for bound in linux.bounds()]
     return max(0, min([psutil.virtual_memory().available - mapped, *rooms]))
 
 
