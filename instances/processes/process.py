@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
+from slotproxy.instances.processes import child as children
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.processes.reaper import exit_of
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
 LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
@@ -46,7 +46,7 @@ class Process:
         self.pid = child.pid
         self._guardian = guardian
         guardian.watch(self.pid)
-        self.exited = exit_of(child)
+        self.exited = children.exit_of(child)
         self._output = _Output(log, asyncio.get_running_loop())
         self._transport: asyncio.ReadTransport | None = None
         self._signalled = False
@@ -59,7 +59,7 @@ class Process:
         """Raises OSError when the executable cannot be run."""
         reader, writer = os.pipe()
         try:
-            child = _popen(command, env, cwd, writer)
+            child = children.start(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, output=writer)
         except BaseException:
             os.close(reader)
             raise
@@ -151,19 +151,6 @@ class _Output(asyncio.Protocol):
         self._log.close()
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _popen(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: int) -> "subprocess.Popen[bytes]":
-    """From the main thread: where a child dies with its parent, it is the thread that counts."""
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        env=dict(env),
-        cwd=cwd,
-        start_new_session=True,
-    )
 
 
 def _signal_name(number: int) -> str:
