@@ -24,7 +24,7 @@ from slotproxy.instances.models import model
 from slotproxy.instances.operator import Operator
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.statedir import StateDir
-from slotproxy.instances.profiles import launch
+from slotproxy.instances.profiles import launch, selection
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.remotes import remotes
 from slotproxy.instances.remotes.remote import Remote
@@ -318,7 +318,7 @@ class Supervisor:
         return None if settings.model is None else await self._plan_launch(settings, settings.model), servers
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
-        facts = await asyncio.to_thread(model.check, path, names=launch.takes_names(settings.engine))
+        facts = await asyncio.to_thread(model.check, path, names=selection.takes_names(settings.engine))
         return await launch.plan(settings, facts)
 
     def _introduce(self, plan: Launch) -> None:
@@ -327,7 +327,7 @@ class Supervisor:
         )
         logger.info("model %s, engine %s, %s", plan.name, plan.profile.name, context)
         self._governor.introduce()
-        for sentence in launch.cautions(
+        for sentence in selection.cautions(
             plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size
         ):
             logger.warning("%s", sentence)

@@ -9,7 +9,7 @@ from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.memory import nvidia
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles import context, launch
+from slotproxy.instances.profiles import context, launch, own_arguments, selection
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
@@ -112,7 +112,7 @@ class Outlook:
         asked = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if asked.warning is not None:
             yield f"{count_of(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
-        yield from launch.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
+        yield from selection.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
         if not self.profile.memory.shared and not self.profile.sole:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
             yield f"{self.profile.name} does not share the model's memory: every instance has a copy of its own{note}"
@@ -143,9 +143,9 @@ class Outlook:
 
 async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
-    profile = launch.choose(settings.engine, facts, settings.engine_bin)
-    launch.check_arguments(profile, settings.engine_args)
-    missing = launch.missing(profile, settings.engine_bin)
+    profile = selection.choose(settings.engine, facts, settings.engine_bin)
+    own_arguments.check(profile, settings.engine_args)
+    missing = selection.missing(profile, settings.engine_bin)
     machine = machines.choose(settings.memory_metric)
     measured = None if missing is not None else await _measured(settings, facts, machine.total())
     if measured is not None and measured.metric == "vram":

@@ -5,6 +5,7 @@ what one instance gets.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from slotproxy.instances.failures import Cause
 
 PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "dir", "threads")
+OURS = "SLOTPROXY_"  # environment variables of the proxy, API keys among them, are none of an engine's business
 _PORTS = {"port2": 2, "port3": 3}
 _WORD = re.compile(r"\{(\w+)\}")
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -178,6 +180,16 @@ class Profile(_Table, frozen=True, kw_only=True):
     def sole(self) -> bool:
         """Whether one process that batches is better than several: they would not share the model."""
         return self.batching is not None and not self.memory.shared
+
+    @property
+    def hidden_prefixes(self) -> tuple[str, ...]:
+        """Of the environment variables that the engine must not inherit."""
+        return (*self.scrub, OURS)
+
+    def visible(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """What of `environment` the engine may inherit."""
+        hidden = self.hidden_prefixes
+        return {name: value for name, value in environment.items() if name in self.keep or not name.startswith(hidden)}
 
     @property
     def placeholders(self) -> set[str]:

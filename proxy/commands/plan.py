@@ -9,7 +9,7 @@ from slotproxy.instances.forecast import plan
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.forecast.plan import RULE, Outlook
 from slotproxy.instances.models import demo, model
-from slotproxy.instances.profiles import launch
+from slotproxy.instances.profiles import selection
 from slotproxy.instances.wording import size
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings
@@ -23,7 +23,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     if not settings.local:
         return _elsewhere(settings, as_json=as_json)
     path = demo.fetch() if settings.model == DEMO else settings.model_path
-    facts = model.check(path, names=launch.takes_names(settings.engine))
+    facts = model.check(path, names=selection.takes_names(settings.engine))
     found = asyncio.run(plan.look(settings.supply(path), facts))
     if as_json:
         print_json(document(found, settings))

@@ -54,19 +54,6 @@ def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
     assert "{port}" in " ".join((*profile.args, *profile.env.values()))
 
 
-def test_where_one_process_that_batches_is_better_the_profile_says_how() -> None:
-    sole = {name for name in catalog.names() if catalog.load(name).sole}
-    assert sole == {"mlx_lm.server", "mlxcel-server", "ollama", "tabbyapi", "tgi", "vllm"}
-
-
-def test_an_instance_gets_as_many_ports_as_its_arguments_name() -> None:
-    assert {name: catalog.load(name).ports for name in ("tgi", "vllm")} == {"tgi": 3, "vllm": 1}
-
-
-def test_which_engines_can_be_told_the_context_of_a_request() -> None:
-    assert [name for name in catalog.names() if not catalog.load(name).takes_ctx] == ["mlx_lm.server"]
-
-
 def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL)
