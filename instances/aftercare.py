@@ -28,7 +28,7 @@ class Aftercare:
         self._leases = leases
         self._members = members
         self._tasks = tasks
-        self._doubted: set[Upstream] = set()
+        self._checking: set[Upstream] = set()
         self._closed = False
 
     def close(self) -> None:
@@ -54,10 +54,10 @@ class Aftercare:
             member.failed(reason)
         elif member is not None and reason == "hang":
             member.restart(Failure(cause=Cause.HANG, sentence="the engine gave no answer in time"))
-        elif member is not None and upstream not in self._doubted:
+        elif member is not None and upstream not in self._checking:
             self._leases.withdraw(upstream)
-            self._doubted.add(upstream)
-            self._tasks.create_task(self._reconsider(member, upstream))
+            self._checking.add(upstream)
+            self._tasks.create_task(self._check(member, upstream))
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         """What it says of its rate limits decides how much it is asked."""
@@ -90,7 +90,7 @@ class Aftercare:
         finally:
             lease.release()
 
-    async def _reconsider(self, instance: Instance, upstream: Upstream) -> None:
+    async def _check(self, instance: Instance, upstream: Upstream) -> None:
         """Offer it again as soon as it answers; its end is the business of its own task."""
         try:
             if not await _unless_gone(instance, upstream, _answers(instance, upstream)):
@@ -98,7 +98,7 @@ class Aftercare:
             elif instance.upstream is upstream and instance.standing.state is State.READY:
                 self._leases.add(upstream)
         finally:
-            self._doubted.discard(upstream)
+            self._checking.discard(upstream)
 
 
 async def _answers(instance: Instance, upstream: Upstream) -> bool:

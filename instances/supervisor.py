@@ -26,9 +26,7 @@ from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.statedir import StateDir
 from slotproxy.instances.profiles import launch, selection
 from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.remotes import remotes
-from slotproxy.instances.remotes.remote import Remote
-from slotproxy.instances.remotes.remotes import Remotes
+from slotproxy.instances.remotes.remote import Planned, Remote, Remotes
 from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
@@ -75,7 +73,7 @@ class Supervisor:
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
         self._remotes = Remotes(leases, self._probe, self._on_transition)
-        self._planned: remotes.Plan = {}  # of the first start
+        self._planned: Planned = {}  # of the first start
         self._prepared = False
         self._settled = False  # every planned instance was started or given up
         self._ever_ready = False
@@ -310,7 +308,7 @@ class Supervisor:
 
     # Planning
 
-    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, remotes.Plan]:
+    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, Planned]:
         """What `settings` ask for. Raises ConfigurationError or ModelError."""
         if settings.model is None and not settings.upstreams:
             raise ConfigurationError("there is nothing to serve; give --model or --upstream")

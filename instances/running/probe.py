@@ -100,7 +100,7 @@ class Probe:
         writer.transport.abort()
         return True
 
-    async def distrust(self, upstream: Upstream) -> str | None:
+    async def certificate_error(self, upstream: Upstream) -> str | None:
         """Why the certificate of a TLS server is not believed; None when it is, or when nothing can be said."""
         try:
             async with asyncio.timeout(TIMEOUT):
