@@ -12,11 +12,11 @@ from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.upstream import Field, Upstream
 
-REAPING = 0.1  # seconds: the listener of a process that just died may linger so long
+LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open
 LOOKS = 10  # at an engine that lives but did not answer
 BETWEEN_LOOKS = 0.5  # seconds
 
-NOTICING = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
+RESET_TRAVEL = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
 
 Members = Callable[[], tuple[Instance | Remote, ...]]
 
@@ -43,7 +43,7 @@ class Aftercare:
         if isinstance(member, Instance):
             self._tasks.create_task(self._give_back(member, lease))
         elif member is not None:
-            asyncio.get_running_loop().call_later(NOTICING, lease.release)
+            asyncio.get_running_loop().call_later(RESET_TRAVEL, lease.release)
         else:
             lease.release()
 
@@ -65,7 +65,7 @@ class Aftercare:
         if isinstance(member, Remote):
             member.answered(status, fields, body)
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         """Only where there are no instances: they may be starting, or come back."""
         remotes = [member for member in self._members() if isinstance(member, Remote)]
         if not remotes or len(remotes) < len(self._members()):
@@ -95,14 +95,14 @@ class Aftercare:
         try:
             if not await _unless_gone(instance, upstream, _answers(instance, upstream)):
                 instance.restart(Failure(cause=Cause.HANG, sentence="the engine lives but does not answer"))
-            elif instance.upstream is upstream and instance.standing.state is State.READY:
+            elif instance.upstream is upstream and instance.status.state is State.READY:
                 self._leases.add(upstream)
         finally:
             self._checking.discard(upstream)
 
 
 async def _answers(instance: Instance, upstream: Upstream) -> bool:
-    await asyncio.sleep(REAPING)
+    await asyncio.sleep(LISTENER_GRACE)
     for _ in range(LOOKS):
         if await instance.answers(upstream):
             return True

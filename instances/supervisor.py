@@ -267,22 +267,22 @@ class Supervisor:
         self._settled = True
         self._judge()
         instances = self._fleet.instances
-        ready = sum(instance.standing.state is State.READY for instance in instances)
+        ready = sum(instance.status.state is State.READY for instance in instances)
         used = size(self._governor.gauge.used)
         logger.info("%d of %d instances ready; %s of memory in use", ready, len(instances), used)
 
     def _is_the_end(self, instance: Instance) -> bool:
         """Nothing has ever served, nothing else is there to serve, and the next one would fail in the same way."""
-        failure = instance.standing.failure
+        failure = instance.status.failure
         wanted = self._settings.instances or 1
         another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._fleet.instances) < wanted
         return not (self._ever_ready or self._remotes or another)
 
     def _give_up(self, instance: Instance) -> None:
-        failure = instance.standing.failure
+        failure = instance.status.failure
         kind = ModelError if failure is not None and failure.cause is Cause.MODEL else StartupError
         log = instance.directory / "engine.log"
-        self._fatal = kind(f"no instance could be started: {instance.standing.reason} (the engine's log is {log})")
+        self._fatal = kind(f"no instance could be started: {instance.status.reason} (the engine's log is {log})")
         self._hopeless = str(self._fatal)
         self._end()
 
@@ -297,9 +297,9 @@ class Supervisor:
         instances = self._fleet.instances
         if self._stopping.is_set() or not self._settled or self._remotes or not instances:
             return
-        hopeless = all(instance.standing.state is State.FAILED for instance in instances)
+        hopeless = all(instance.status.state is State.FAILED for instance in instances)
         if hopeless and self._hopeless is None:
-            sentence = self._hopeless = f"every instance has failed: {instances[-1].standing.reason}"
+            sentence = self._hopeless = f"every instance has failed: {instances[-1].status.reason}"
             logger.error("%s", sentence)
             self._leases.refuse(lambda: NoInstances(sentence))
         elif not hopeless and self._hopeless is not None:

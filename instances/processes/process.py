@@ -15,8 +15,8 @@ from slotproxy.instances.processes import child as children
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
 
-DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
-LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
+REAP_TIMEOUT = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
+OUTPUT_GRACE = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Exit:
     """How a process ended."""
 
     code: int  # negative: the number of the signal that killed it
-    wished: bool  # we had sent it a signal
+    by_us: bool  # we had sent it a signal
 
     @property
     def sentence(self) -> str:
@@ -36,7 +36,7 @@ class Exit:
     @property
     def probably_out_of_memory(self) -> bool:
         """The kernel's out-of-memory killer sends KILL; hardly anyone else does."""
-        return self.code == -signal.SIGKILL and not self.wished
+        return self.code == -signal.SIGKILL and not self.by_us
 
 
 class Process:
@@ -89,8 +89,8 @@ class Process:
     async def wait(self) -> Exit:
         """How it ended, after its last output was taken in."""
         await asyncio.shield(self.exited)
-        await asyncio.wait({self._output.ended}, timeout=LAST_WORDS)
-        return Exit(code=self.exited.result(), wished=self._signalled)
+        await asyncio.wait({self._output.ended}, timeout=OUTPUT_GRACE)
+        return Exit(code=self.exited.result(), by_us=self._signalled)
 
     async def stop(self, *, term: float, again: float) -> Exit:
         """TERM, wait `term` seconds, TERM again, wait `again`, KILL; each to the whole group.
@@ -122,7 +122,7 @@ class Process:
     async def end(self) -> None:
         """`kill`, and stay until it is reaped."""
         self.kill()
-        await self._gone_within(DYING)
+        await self._gone_within(REAP_TIMEOUT)
 
     async def _gone_within(self, seconds: float) -> bool:
         await asyncio.wait({self.exited}, timeout=seconds)

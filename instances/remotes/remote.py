@@ -18,7 +18,7 @@ from slotproxy.instances.remotes.health import Condition, Health
 from slotproxy.instances.remotes.pace import Pace
 from slotproxy.instances.remotes.ratelimits import Reason, allowances, mentioned, refusal, scarce, starved
 from slotproxy.instances.running.probe import Probe
-from slotproxy.instances.running.state import Standing
+from slotproxy.instances.running.status import Status
 from slotproxy.instances.settings import UpstreamSpec
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import Allowance, Errors, Kind, Member, OnTransition, Traffic
@@ -44,7 +44,7 @@ class Remote:
     def __init__(self, upstream: Upstream, leases: Leases, probe: Probe, on_transition: OnTransition) -> None:
         self.id = upstream.instance
         self.upstream = upstream
-        self.standing = Standing(Kind.UPSTREAM, upstream.instance, on_transition)
+        self.status = Status(Kind.UPSTREAM, upstream.instance, on_transition)
         self.models: tuple[Mapping[str, Any], ...] = ()
         self._leases = leases
         self._probe = probe
@@ -64,7 +64,7 @@ class Remote:
         return Member(
             id=self.id,
             kind=Kind.UPSTREAM,
-            state=self.standing.state,
+            state=self.status.state,
             pid=None,
             host=upstream.host,
             port=upstream.port,
@@ -72,9 +72,9 @@ class Remote:
             slots=upstream.slots,
             leased=self._leases.leased(upstream),
             memory=None,
-            restarts=self.standing.restarts,
-            reason=self.standing.reason,
-            since=self.standing.since,
+            restarts=self.status.restarts,
+            reason=self.status.reason,
+            since=self.status.since,
             offered=self._leases.offered(upstream),
             traffic=self._traffic(),
         )
@@ -145,12 +145,12 @@ class Remote:
 
     async def run(self) -> None:
         """Poll until `stop`."""
-        self.standing.step(Event.START)
+        self.status.step(Event.START)
         pause = FIRST_POLL
         while not self._stopped.is_set():
             due = self._check_due.is_set()
             self._check_due.clear()
-            found = await self._look(closely=due or self.standing.state is not State.READY)
+            found = await self._look(closely=due or self.status.state is not State.READY)
             if found.condition is Condition.SILENT and not due and self._leases.leased(self.upstream):
                 found = health.HEALTHY  # a serial engine may answer nothing while it works; requests have deadlines
             if self._stopped.is_set():
@@ -172,11 +172,11 @@ class Remote:
         return found
 
     def _offer(self) -> None:
-        if self.standing.state is State.BACKOFF:
-            self.standing.step(Event.START)
-        if self.standing.state is State.STARTING:
+        if self.status.state is State.BACKOFF:
+            self.status.step(Event.START)
+        if self.status.state is State.STARTING:
             where = f"{self.upstream.authority}{self.upstream.base_path}, {self.upstream.slots} slots"
-            self.standing.step(Event.HEALTHY, where)
+            self.status.step(Event.HEALTHY, where)
         if self.upstream not in self._leases.upstreams:
             self._leases.add(self.upstream, self._offered)
 
@@ -208,9 +208,9 @@ class Remote:
 
     def _take_back(self, trouble: str) -> None:
         self._leases.withdraw(self.upstream)
-        self.standing.failure = Failure(cause=Cause.UNREACHABLE, sentence=f"{self.upstream.authority}: {trouble}")
-        if self.standing.state is not State.BACKOFF:
-            self.standing.step(Event.EXITED, trouble)
+        self.status.failure = Failure(cause=Cause.UNREACHABLE, sentence=f"{self.upstream.authority}: {trouble}")
+        if self.status.state is not State.BACKOFF:
+            self.status.step(Event.EXITED, trouble)
 
     async def _rest(self, seconds: float) -> None:
         """Until a check is due, or `seconds` have passed, or somebody waits for a slot that it may have."""
@@ -222,7 +222,7 @@ class Remote:
                     await self._check_due.wait()
                 return
             except TimeoutError:
-                if self._leases.queued and self.standing.state is not State.READY:
+                if self._leases.queued and self.status.state is not State.READY:
                     return
 
 

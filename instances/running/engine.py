@@ -19,7 +19,7 @@ from slotproxy.instances.processes.process import Exit, Process
 from slotproxy.instances.profiles import context
 from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.running.log_patterns import Signs
+from slotproxy.instances.running.log_patterns import LogPatterns
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.upstream import Upstream
 
@@ -43,7 +43,7 @@ class Engine:
     """A spawned process and what is known of it."""
 
     def __init__(
-        self, launch: Launch, place: Place, process: Process, log: EngineLog, signs: Signs, upstream: Upstream
+        self, launch: Launch, place: Place, process: Process, log: EngineLog, patterns: LogPatterns, upstream: Upstream
     ) -> None:
         self.upstream = upstream
         self.process = process
@@ -53,7 +53,7 @@ class Engine:
         self._launch = launch
         self._place = place
         self._log = log
-        self._signs = signs
+        self._patterns = patterns
         self._model = _identity(launch.model)
 
     @property
@@ -73,20 +73,20 @@ class Engine:
             async with asyncio.timeout(ready.timeout):
                 await self._look_until_ready(probe)
         except TimeoutError:
-            raise EngineFailed(Cause.TIMEOUT, self._with_last_words(f"not ready within {ready.timeout:g} s")) from None
+            raise EngineFailed(Cause.TIMEOUT, self._with_last_line(f"not ready within {ready.timeout:g} s")) from None
 
     async def _look_until_ready(self, probe: Probe) -> None:
         pause, doomed = FIRST_LOOK, 0.0
         loop = asyncio.get_running_loop()
         while True:
-            if self._signs.announced and await probe.ready(self.upstream, self._launch.profile.ready):
+            if self._patterns.announced and await probe.ready(self.upstream, self._launch.profile.ready):
                 if ports.owns(self.process.pid, self.upstream.port):
                     return
                 raise EngineFailed(Cause.PORT_TAKEN, f"another process answers on port {self.upstream.port}")
-            if self._signs.fatal is not None:
+            if self._patterns.fatal is not None:
                 doomed = doomed or loop.time() + FATAL_GRACE
                 if loop.time() > doomed:
-                    raise EngineFailed(self._signs.fatal.cause, self._signs.fatal.sentence)
+                    raise EngineFailed(self._patterns.fatal.cause, self._patterns.fatal.sentence)
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_LOOK)
 
@@ -95,8 +95,8 @@ class Engine:
         profile = self._launch.profile
         trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
         if trouble is not None:
-            self._signs.read(trouble)
-            cause = Cause.WARM_UP if self._signs.fatal is None else self._signs.fatal.cause
+            self._patterns.read(trouble)
+            cause = Cause.WARM_UP if self._patterns.fatal is None else self._patterns.fatal.cause
             raise EngineFailed(cause, f"the warm-up generation failed: {trouble}")
         self.memory = await asyncio.to_thread(process_tree.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
@@ -128,21 +128,21 @@ class Engine:
         body = self._launch.warm_up_body(self._place)
         return await probe.idle(self.upstream, profile.idle, streamed=streamed, warm_up=profile.warm_up, body=body)
 
-    async def post_mortem(self, suspected: Failure | None) -> Failure:
+    async def why_it_ended(self, suspected: Failure | None) -> Failure:
         """Why it ended by itself: what its last lines say, else what was suspected, else how it exited."""
         ended: Exit = await self.process.wait()
-        signs = Signs(self._launch.profile)
+        patterns = LogPatterns(self._launch.profile)
         for line in self._log.lines:
-            signs.read(line)
-        if signs.fatal is not None:
-            return signs.fatal
+            patterns.read(line)
+        if patterns.fatal is not None:
+            return patterns.fatal
         if suspected is not None and suspected.cause is Cause.PORT_TAKEN:
             return suspected
         if ended.probably_out_of_memory:
             return Failure(cause=Cause.OUT_OF_MEMORY, sentence=ended.sentence)
-        return Failure(cause=Cause.CRASH, sentence=self._with_last_words(ended.sentence))
+        return Failure(cause=Cause.CRASH, sentence=self._with_last_line(ended.sentence))
 
-    def _with_last_words(self, sentence: str) -> str:
+    def _with_last_line(self, sentence: str) -> str:
         return f"{sentence}; its last words: {self._log.lines[-1][:300]}" if self._log.lines else sentence
 
 
@@ -195,8 +195,8 @@ def _processes(pids: list[int]) -> str:
 
 
 async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian) -> Engine:
-    signs = Signs(launch.profile)
-    log = EngineLog(directory / "engine.log", signs.read)
+    patterns = LogPatterns(launch.profile)
+    log = EngineLog(directory / "engine.log", patterns.read)
     try:
         place = Place.find(launch.profile, directory)
         command = launch.command(place)
@@ -217,4 +217,4 @@ async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian)
         slotless=frozenset(http.slotless),
         model=launch.model_for_requests(),
     )
-    return Engine(launch, place, process, log, signs, upstream)
+    return Engine(launch, place, process, log, patterns, upstream)

@@ -62,7 +62,7 @@ class Fleet:
 
     def newest_idle(self) -> Instance | None:
         """The newest ready one without a request."""
-        idle = (i for i in reversed(self.staying) if i.standing.state is State.READY and not i.member().leased)
+        idle = (i for i in reversed(self.staying) if i.status.state is State.READY and not i.member().leased)
         return next(idle, None)
 
     def add(self, launch: Launch, tasks: asyncio.TaskGroup) -> Instance:
@@ -106,7 +106,7 @@ class Fleet:
         """
         await self._empty(instance, patience)
         if instance in self._leaving:
-            return instance.standing.state
+            return instance.status.state
         instance.restart(ON_REQUEST, launch)
         return await instance.outcome()
 
@@ -120,7 +120,7 @@ class Fleet:
             for instance, before in asked.items():
                 if instance not in self._instances or instance in self._leaving:
                     continue
-                fresh = instance.upstream is not before and instance.standing.state is State.READY
+                fresh = instance.upstream is not before and instance.status.state is State.READY
                 if fresh and launch is None:
                     continue
                 if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:

@@ -81,7 +81,7 @@ class Watchdog:
 
     async def _look(self, instance: Instance) -> None:
         upstream, limit = instance.upstream, instance.silence_limit
-        if upstream is None or not limit or instance.standing.state not in SERVING:
+        if upstream is None or not limit or instance.status.state not in SERVING:
             return
         seen = self._watched.get(upstream) or Liveness(limit=limit, period=self._period)
         activity = Activity(output=instance.output)

@@ -155,7 +155,7 @@ class Gauge:
             held = None if instance.memory is None else self.machine.part(instance.memory)
             if held is not None:
                 self._parts[upstream] = max(held, self._parts.get(upstream, 0))
-        ready = [instance for instance in members if instance.standing.state is State.READY]
+        ready = [instance for instance in members if instance.status.state is State.READY]
         if len(ready) == len(members):  # one that comes or goes holds something in between
             self._peaks[len(ready)] = max(self.used, self._peaks.get(len(ready), 0))
 

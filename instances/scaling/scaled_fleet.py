@@ -98,7 +98,7 @@ class FleetCrew:
         instance = self._fleet.add(plan, self._tasks)
         if await instance.outcome() is State.READY:
             return Arrival.READY
-        failure = instance.standing.failure
+        failure = instance.status.failure
         if failure is not None and failure.cause is Cause.OUT_OF_MEMORY and len(self._fleet.staying) > 1:
             self._said = failure.sentence
             return Arrival.STARVED
@@ -170,8 +170,8 @@ class FleetCrew:
         """One of several whose engine ended for want of memory."""
         down = {State.BACKOFF, State.FAILED}
         for instance in reversed(self._fleet.staying[1:]):
-            failure = instance.standing.failure
-            if instance.standing.state in down and failure is not None and failure.cause is Cause.OUT_OF_MEMORY:
+            failure = instance.status.failure
+            if instance.status.state in down and failure is not None and failure.cause is Cause.OUT_OF_MEMORY:
                 self._said = failure.sentence
                 return instance
         return None
@@ -256,4 +256,4 @@ def _request(plan: Launch, prompt: str, tokens: int) -> tuple[str, dict[str, Any
 
 
 def _idle(instance: Instance) -> bool:
-    return instance.standing.state is State.READY and not instance.member().leased
+    return instance.status.state is State.READY and not instance.member().leased

@@ -31,7 +31,7 @@ class UpstreamOwner(Protocol):
         error object of an event within a stream.
         """
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         """Why nobody takes a request within so many seconds, now that nobody offers a slot; None: somebody may."""
 
 
@@ -68,7 +68,7 @@ class _Unowned:
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         pass
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return None
 
 
@@ -140,7 +140,7 @@ class Leases:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
-        if not self._pool.offers(exclude) and (error := self.owner.in_vain(timeout)) is not None:
+        if not self._pool.offers(exclude) and (error := self.owner.why_no_slot_within(timeout)) is not None:
             raise error
         loop = asyncio.get_running_loop()
         began = loop.time()

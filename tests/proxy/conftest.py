@@ -77,7 +77,7 @@ class Owner:
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         self.answers.append((upstream.instance, status, fields, body))
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return self.vain
 
 

@@ -94,7 +94,7 @@ async def test_term_ends_a_polite_one(shell: Shell) -> None:
     process = await shell.spawn(POLITE)
     await shell.line()
     ended = await process.stop(term=SOON, again=SOON)
-    assert ended == Exit(code=-signal.SIGTERM, wished=True)
+    assert ended == Exit(code=-signal.SIGTERM, by_us=True)
 
 
 async def test_a_second_term_is_tried_before_kill(shell: Shell) -> None:
@@ -107,7 +107,7 @@ async def test_one_that_does_not_listen_is_killed(shell: Shell) -> None:
     process = await shell.spawn(DEAF)
     await shell.line()
     ended = await process.stop(term=0.05, again=0.05)
-    assert ended == Exit(code=-signal.SIGKILL, wished=True)
+    assert ended == Exit(code=-signal.SIGKILL, by_us=True)
     assert not ended.probably_out_of_memory
 
 
@@ -140,11 +140,11 @@ async def test_an_exit_does_not_wait_for_a_descendant_that_keeps_the_output_open
 @pytest.mark.parametrize(
     ("ended", "sentence"),
     [
-        (Exit(code=2, wished=False), "the engine exited with status 2"),
-        (Exit(code=-9, wished=False), "the engine was killed by signal 9 (SIGKILL), probably out of memory"),
-        (Exit(code=-9, wished=True), "the engine was killed by signal 9 (SIGKILL)"),
-        (Exit(code=-11, wished=False), "the engine was killed by signal 11 (SIGSEGV)"),
-        (Exit(code=-200, wished=False), "the engine was killed by signal 200 (unknown)"),
+        (Exit(code=2, by_us=False), "the engine exited with status 2"),
+        (Exit(code=-9, by_us=False), "the engine was killed by signal 9 (SIGKILL), probably out of memory"),
+        (Exit(code=-9, by_us=True), "the engine was killed by signal 9 (SIGKILL)"),
+        (Exit(code=-11, by_us=False), "the engine was killed by signal 11 (SIGSEGV)"),
+        (Exit(code=-200, by_us=False), "the engine was killed by signal 200 (unknown)"),
     ],
 )
 def test_an_exit_is_a_plain_sentence(ended: Exit, sentence: str) -> None:

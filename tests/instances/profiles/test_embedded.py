@@ -39,7 +39,7 @@ def embedded(model: Path, *extra_args: str) -> Launch:
 @pytest.fixture
 async def engine(world: World, demo_model: Path) -> Instance:
     instance = await world.started(embedded(demo_model))
-    assert instance.standing.state is State.READY, instance.standing.reason
+    assert instance.status.state is State.READY, instance.status.reason
     world.leases.owner = Aftercare(world.leases, lambda: tuple(world.instances), world.tasks)
     return instance
 
@@ -164,9 +164,9 @@ async def test_a_model_it_cannot_load_is_named(world: World, tmp_path: Path, con
         (tmp_path / "m.gguf").write_bytes(content)
     instance = await world.started(embedded(tmp_path / "m.gguf"))
     assert world.states() == [State.STARTING, State.BACKOFF, State.FAILED]
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.MODEL
-    assert said in instance.standing.reason
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.MODEL
+    assert said in instance.status.reason
 
 
 async def test_a_taken_port_is_left_for_another(
@@ -176,14 +176,14 @@ async def test_a_taken_port_is_left_for_another(
         offered = iter([taken.getsockname()[1], ports.free("127.0.0.1")])
         monkeypatch.setattr(ports, "free", lambda host: next(offered))
         instance = await world.started(embedded(demo_model))
-    assert instance.standing.state is State.READY
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.PORT_TAKEN
+    assert instance.status.state is State.READY
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.PORT_TAKEN
 
 
 async def test_an_unknown_argument_is_the_reason_it_does_not_start(world: World, demo_model: Path) -> None:
     instance = await world.started(embedded(demo_model, "--bogus"))
-    assert "unrecognized arguments: --bogus" in instance.standing.reason
+    assert "unrecognized arguments: --bogus" in instance.status.reason
 
 
 def test_without_the_wheel_it_says_what_to_install(

@@ -276,7 +276,7 @@ async def test_a_wait_for_upstreams_that_are_held_back_longer_is_in_vain(world: 
     with pytest.raises(HeldBack, match=r"takes no request: its rate limit is reached$") as held:
         await world.leases.wait(39)
     assert held.value.seconds > 39
-    assert owner.in_vain(60) is None
+    assert owner.why_no_slot_within(60) is None
 
 
 async def test_a_run_of_short_pauses_is_told_once_and_its_end_too(

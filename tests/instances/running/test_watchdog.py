@@ -97,8 +97,8 @@ async def test_an_engine_that_hangs_with_nobody_asking_is_replaced(watched: Worl
     instance = await watched.started(stub_launch(gguf, watch=Watch(silence=0.1), stop=QUICK_STOP))
     os.kill(pid_of(instance), signal.SIGSTOP)
     await watched.reached(State.READY, times=2)
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.HANG
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.HANG
 
 
 async def test_an_engine_that_answers_is_left_alone(watched: World, gguf: Path) -> None:

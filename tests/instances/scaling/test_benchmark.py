@@ -34,7 +34,7 @@ class Owner:
     def answered(self, *_: Any) -> None:
         pass
 
-    def in_vain(self, *_: Any) -> None:
+    def why_no_slot_within(self, *_: Any) -> None:
         pass
 
 

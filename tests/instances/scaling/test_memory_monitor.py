@@ -46,7 +46,7 @@ class Bench(Resident):
 
 
 @dataclass
-class Standing:
+class Status:
     state: State = State.READY
 
 
@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(self, pid: int) -> None:
         self.upstream: Upstream | None = Upstream(instance=str(pid), host="h", port=pid)
-        self.standing = Standing()
+        self.status = Status()
         self.memory: Reading | None = None
         self.pid = pid
 
@@ -124,7 +124,7 @@ async def test_an_engine_that_is_gone_costs_nothing_more(bench: Bench) -> None:
 
 async def test_while_one_comes_or_goes_the_sum_is_of_no_number_of_instances(bench: Bench) -> None:
     engines = [Engine(1), Engine(2)]
-    engines[1].standing = Standing(State.STOPPING)
+    engines[1].status = Status(State.STOPPING)
     found = gauge(engines)
     bench.held = {1: 100, 2: 300}
     await found.read()

@@ -84,7 +84,7 @@ async def test_without_an_idle_one_the_newest_goes_when_its_request_has_ended(
     await ground.crew.remove(hard=False)
     level = ground.crew.level()
     assert (level.running, level.leaving) == (1, 1)
-    assert ground.fleet.instances[1].standing.state is State.DRAINING
+    assert ground.fleet.instances[1].status.state is State.DRAINING
     for lease in leases:
         assert lease is not None
         lease.release()

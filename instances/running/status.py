@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 LEVELS = {State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
 
 
-class Standing:
+class Status:
     """State, since when, and the last failure."""
 
     def __init__(self, kind: Kind, name: str, on_transition: OnTransition) -> None:
