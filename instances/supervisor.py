@@ -138,11 +138,11 @@ class Supervisor:
         members = self._members()
         return Snapshot(
             members=tuple(member.member() for member in members),
-            memory_used=self._governor.gauge.used,
-            memory_limit=self._governor.gauge.limit,
-            memory_source=self._governor.gauge.total.source,
-            memory_pressure=self._governor.gauge.pressure.stalled,
-            memory_metric=self._governor.gauge.machine.metric,
+            memory_used=self._governor.monitor.used,
+            memory_limit=self._governor.monitor.limit,
+            memory_source=self._governor.monitor.total.source,
+            memory_pressure=self._governor.monitor.pressure.stalled,
+            memory_metric=self._governor.monitor.machine.metric,
             decisions=tuple(self._governor.growth.decisions),
             decision_counts=self._governor.growth.counts,
             models=next((member.models for member in members if member.models), ()),
@@ -268,7 +268,7 @@ class Supervisor:
         self._judge()
         instances = self._fleet.instances
         ready = sum(instance.status.state is State.READY for instance in instances)
-        used = size(self._governor.gauge.used)
+        used = size(self._governor.monitor.used)
         logger.info("%d of %d instances ready; %s of memory in use", ready, len(instances), used)
 
     def _is_the_end(self, instance: Instance) -> bool:

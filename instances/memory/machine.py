@@ -105,7 +105,7 @@ class Vram(Resident):
 
 
 def choose(metric: str) -> Machine:
-    """For `--memory-metric`; `auto` takes what every system has, see `suited`. Raises ConfigurationError."""
+    """For `--memory-metric`; `auto` takes what every system has, see `gpu_if_used`. Raises ConfigurationError."""
     if metric == "wired" and sys.platform != "darwin":
         raise ConfigurationError("--memory-metric wired is for macOS; use resident or vram here")
     if metric == "vram" and not nvidia.usable():
@@ -117,7 +117,7 @@ def choose(metric: str) -> Machine:
     return Vram() if metric == "vram" else Resident()
 
 
-def suited(machine: Machine, pids: Iterable[int]) -> Machine:
+def gpu_if_used(machine: Machine, pids: Iterable[int]) -> Machine:
     """What to govern of the engines `pids` that were just seen at work: their GPU memory if they use any."""
     if machine.metric != "resident" or not nvidia.usable():
         return machine

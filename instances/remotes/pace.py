@@ -47,7 +47,7 @@ class Pace:
         self.reason = refusal.reason
         self.until = max(self.until, now + self._wait(refusal, jitter))
 
-    def starved(self, wait: float, now: float, jitter: float) -> None:
+    def exhausted(self, wait: float, now: float, jitter: float) -> None:
         """It answered, and said that nothing is left of a limit for `wait` seconds."""
         self.until = max(self.until, now + min(wait * (1 + JITTER * jitter), LONGEST))
         if self.reason is None:

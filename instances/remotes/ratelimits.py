@@ -73,7 +73,7 @@ def allowances(fields: Sequence[Field], wall: float) -> dict[str, Allowance]:
     return {kind: allowance for kind, allowance in found.items() if allowance is not None}
 
 
-def starved(limits: Mapping[str, Allowance]) -> float:
+def exhausted(limits: Mapping[str, Allowance]) -> float:
     """Seconds until something is left again of every limit; 0 when something is left now."""
     return max((max(REFILL, 1 / one.limit) * one.reset for one in limits.values() if not one.remaining), default=0.0)
 

@@ -16,7 +16,7 @@ from slotproxy.instances.remotes import health
 from slotproxy.instances.remotes.endpoint import upstream_of
 from slotproxy.instances.remotes.health import Condition, Health
 from slotproxy.instances.remotes.pace import Pace
-from slotproxy.instances.remotes.ratelimits import Reason, allowances, mentioned, refusal, scarce, starved
+from slotproxy.instances.remotes.ratelimits import Reason, allowances, exhausted, mentioned, refusal, scarce
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.running.status import Status
 from slotproxy.instances.settings import UpstreamSpec
@@ -122,8 +122,8 @@ class Remote:
             if status >= 500:
                 self._errors["other"] += 1
             self._pace.answered(now, scarce=scarce(limits))
-            if wait := starved(limits):
-                self._pace.starved(wait, now, random.random())
+            if wait := exhausted(limits):
+                self._pace.exhausted(wait, now, random.random())
         self._keep_pace()
 
     @property

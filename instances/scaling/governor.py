@@ -13,8 +13,8 @@ from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.scaling.growth import Growth
-from slotproxy.instances.scaling.memory_monitor import GLANCE_EVERY, Gauge
-from slotproxy.instances.scaling.scaled_fleet import FleetCrew
+from slotproxy.instances.scaling.memory_monitor import MACHINE_EVERY, MemoryMonitor
+from slotproxy.instances.scaling.scaled_fleet import ScaledFleet
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.wording import size
@@ -30,13 +30,13 @@ class Governor:
 
     def __init__(self, settings: SupplySettings, fleet: Fleet, leases: Leases, probe: Probe) -> None:
         self.growth = Growth(settings)
-        self.gauge = Gauge(settings, lambda: fleet.instances)
+        self.monitor = MemoryMonitor(settings, lambda: fleet.instances)
         self._settings = settings
         self._fleet = fleet
         self._leases = leases
         self._probe = probe
         self._plan: Launch | None = None
-        self._crew: FleetCrew | None = None
+        self._scaled: ScaledFleet | None = None
         self._settled: Decision | None = None  # why there are no more, once that is known
         self._warned = False
         self._sharing_checked = False
@@ -47,7 +47,9 @@ class Governor:
     def engage(self, plan: Launch | None, tasks: asyncio.TaskGroup, failed: Callable[[Instance], None]) -> None:
         """Govern instances started by `plan`, with tasks in `tasks`; `failed` is told of those that did not come up."""
         self._plan = plan
-        self._crew = FleetCrew(self._fleet, self._leases, self._probe, self.gauge, lambda: self._plan, failed, tasks)
+        self._scaled = ScaledFleet(
+            self._fleet, self._leases, self._probe, self.monitor, lambda: self._plan, failed, tasks
+        )
 
     def reconfigure(self, settings: SupplySettings, plan: Launch | None) -> None:
         """From now on by these settings, and for instances started by `plan`."""
@@ -57,26 +59,26 @@ class Governor:
         if plan != self._plan:
             self._plan = plan
             self._sharing_checked = False
-            self.gauge.forget()
+            self.monitor.forget()
         self.growth.reconfigure(settings)
-        self.gauge.reconfigure(settings)
+        self.monitor.reconfigure(settings)
 
     def introduce(self) -> None:
         """Say what it governs by."""
-        gauge = self.gauge
-        logger.info("memory limit %s of %s (%s)", size(gauge.limit), size(gauge.total.size), gauge.total.source)
+        monitor = self.monitor
+        logger.info("memory limit %s of %s (%s)", size(monitor.limit), size(monitor.total.size), monitor.total.source)
 
     def room(self) -> Decision:
         """Whether one more than there are would fit: somebody asked for it."""
-        assert self._crew is not None
-        level = self._crew.level()
+        assert self._scaled is not None
+        level = self._scaled.level()
         return self.growth.room(level, level.running + 1)
 
     async def climb(self) -> None:
         """As many instances as are right. The caller holds the fleet's `changing`."""
-        assert self._crew is not None
+        assert self._scaled is not None
         key, known = await self._known()
-        self._settled = await self.growth.climb(self._crew, known)
+        self._settled = await self.growth.climb(self._scaled, known)
         self._busy_at = time.monotonic()
         if known is None:
             await self._keep(key)
@@ -87,27 +89,27 @@ class Governor:
         while True:
             if self._plan is not None:  # else there are only servers that run elsewhere
                 now = time.monotonic()
-                if now - read_at >= self.gauge.pause:
-                    await self.gauge.read()
+                if now - read_at >= self.monitor.pause:
+                    await self.monitor.read()
                     read_at = now
                 else:
-                    await self.gauge.glance()
-                if self._crew is not None:
-                    await self._act(self._crew, now)
-            await asyncio.sleep(GLANCE_EVERY)
+                    await self.monitor.read_machine()
+                if self._scaled is not None:
+                    await self._act(self._scaled, now)
+            await asyncio.sleep(MACHINE_EVERY)
 
-    async def _act(self, crew: FleetCrew, now: float) -> None:
+    async def _act(self, scaled: ScaledFleet, now: float) -> None:
         if not self._sharing_checked:
-            self._sharing_checked = await crew.check_sharing()
+            self._sharing_checked = await scaled.check_sharing()
         if self._fleet.changing.locked():
             return
         if self._settings.instances is not None:
-            self._warn(crew)
+            self._warn(scaled)
             return
         async with self._fleet.changing:
-            decision = await self.growth.watch(crew, now)
+            decision = await self.growth.watch(scaled, now)
             if decision is None and self._settled is not None and not self.growth.proved and self._quiet(now):
-                await self._make_up(crew)
+                await self._make_up(scaled)
 
     def _quiet(self, now: float) -> bool:
         """Whether no request has come for a while, and the last comparison that one ended is long enough ago."""
@@ -115,9 +117,9 @@ class Governor:
             self._granted, self._busy_at = self._leases.granted, now
         return now - self._busy_at >= QUIET and now >= self._again_at
 
-    async def _make_up(self, crew: FleetCrew) -> None:
+    async def _make_up(self, scaled: ScaledFleet) -> None:
         """The comparison that clients left no time for. Each one that they end makes the next one later."""
-        self._settled = await self.growth.prove(crew, wait=False) or self._settled
+        self._settled = await self.growth.prove(scaled, wait=False) or self._settled
         self._granted = self._leases.granted  # our own
         if not self.growth.proved:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
@@ -126,27 +128,27 @@ class Governor:
         key, _ = await self._known()
         await self._keep(key)
 
-    def _warn(self, crew: FleetCrew) -> None:
+    def _warn(self, scaled: ScaledFleet) -> None:
         """Once: as many instances as the user asked for use too much."""
-        level = crew.level()
+        level = scaled.level()
         if level.shortage and not self._warned:
             self._warned = True
             logger.warning("%d instances as asked, but %s", level.running, level.shortage)
 
     async def _known(self) -> tuple[str, Calibration | None]:
         """The fingerprint of what runs, and what an earlier start found out about it."""
-        plan, settings, total = self._plan, self._settings, self.gauge.total
+        plan, settings, total = self._plan, self._settings, self.monitor.total
         if plan is None:
             return "", None
         key = await asyncio.to_thread(calibration.fingerprint, plan, settings, total)
         known = None if settings.recalibrate else await asyncio.to_thread(calibration.load, settings.state_dir, key)
-        if known is not None and known.metric == self.gauge.machine.metric:
-            self.gauge.expect(known.cost)
+        if known is not None and known.metric == self.monitor.machine.metric:
+            self.monitor.expect(known.cost)
         return key, known
 
     async def _keep(self, key: str) -> None:
         """Remember what was found out, if it was all found out."""
-        settled, gauge, running = self._settled, self.gauge, len(self._fleet.staying)
+        settled, monitor, running = self._settled, self.monitor, len(self._fleet.staying)
         if settled is None or settled.move is Move.ADD or not self.growth.proved or self._fleet.ceiling is not None:
             return
         rates = self.growth.rates
@@ -154,10 +156,10 @@ class Governor:
             instances=running,
             reason=settled.reason,
             sentence=settled.sentence,
-            metric=gauge.machine.metric,
-            cost=gauge.cost(running),
-            used=gauge.peak(running),
-            limit=gauge.limit,
+            metric=monitor.machine.metric,
+            cost=monitor.cost(running),
+            used=monitor.peak(running),
+            limit=monitor.limit,
             rates=tuple(rates.get(count, 0.0) for count in range(1, max(rates, default=0) + 1)),
             at=time.time(),
         )

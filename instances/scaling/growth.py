@@ -1,7 +1,7 @@
 """How many instances `--instances auto` runs: one more while it fits and is worth it, fewer when memory gets short.
 
-Decides by `planner` and `watermarks`; what it decides on is behind `Crew`, so that machines nobody here has can stand
-in.
+Decides by `planner` and `watermarks` and acts through `Scalable`, so that tests can let it run on machines that are not
+at hand.
 """
 
 import logging
@@ -26,11 +26,11 @@ class Arrival(Enum):
     """What came of starting an instance."""
 
     READY = "ready"
-    STARVED = "starved"  # its engine found no memory
+    OUT_OF_MEMORY = "out-of-memory"  # its engine found no memory
     FAILED = "failed"
 
 
-class Crew(Protocol):
+class Scalable(Protocol):
     """The instances and the machine below them."""
 
     def level(self) -> Level:
@@ -114,7 +114,7 @@ class Growth:
             remedy=level.remedy,
         )
 
-    async def climb(self, crew: Crew, known: Calibration | None) -> Decision | None:
+    async def climb(self, scaled: Scalable, known: Calibration | None) -> Decision | None:
         """Add instances until one more would not fit or was not worth it; why it ended there.
 
         `known`: as many as an earlier start found right are started without proof, memory permitting. None: an instance
@@ -122,10 +122,10 @@ class Growth:
         """
         if known is not None:
             self.rates.update((count, rate) for count, rate in enumerate(known.rates, start=1) if rate)
-        if crew.level().running and not crew.level().next_cost:  # other engines than were measured
-            await crew.work(known=known is not None)
+        if scaled.level().running and not scaled.level().next_cost:  # other engines than were measured
+            await scaled.work(known=known is not None)
         while True:
-            level = crew.level()
+            level = scaled.level()
             if known is not None and level.running >= known.instances:
                 return self._as_known(known)
             decision = self.room(level, self.most)
@@ -133,24 +133,24 @@ class Growth:
                 self.decide(decision)
             if not decision.start:
                 return decision
-            arrival = await crew.add()
+            arrival = await scaled.add()
             if arrival is Arrival.FAILED:
                 return None
-            verdict = await self._examine(crew, arrival, prove=known is None)
+            verdict = await self._examine(scaled, arrival, prove=known is None)
             if verdict is not None:
                 return verdict
 
-    async def prove(self, crew: Crew, *, wait: bool) -> Decision | None:
+    async def prove(self, scaled: Scalable, *, wait: bool) -> Decision | None:
         """Compare with one instance less, if clients leave the engines alone; the decision against the newest.
 
         `wait`: a few seconds for them to leave.
         """
-        running = crew.level().running
+        running = scaled.level().running
         if not self._unproved or running < 2:
             self._unproved = 0
             return None
-        rates = await crew.compare(self._settings.min_gain, wait=wait)
-        if rates is None or crew.level().running != running:
+        rates = await scaled.compare(self._settings.min_gain, wait=wait)
+        if rates is None or scaled.level().running != running:
             return None
         if not rates:
             self._unproved = 0
@@ -163,31 +163,31 @@ class Growth:
             return None
         self._unproved -= 1
         self._most = running - 1
-        await crew.remove(hard=False)
+        await scaled.remove(hard=False)
         return decision
 
-    async def watch(self, crew: Crew, now: float) -> Decision | None:
+    async def watch(self, scaled: Scalable, now: float) -> Decision | None:
         """One look at the watermarks, `now` in seconds: what was done about them."""
-        level = crew.level()
-        if level.starved:
-            return await self._starve(crew)
+        level = scaled.level()
+        if level.out_of_memory:
+            return await self._out_of_memory(scaled)
         most = self.most if level.ceiling is None else level.ceiling
         decision = self._watermarks.judge(level, now, most)
         if decision is None:
             return None
         self.decide(decision)
         if decision.move is Move.REMOVE:
-            await crew.remove(hard=level.critical)
+            await scaled.remove(hard=level.critical)
         elif decision.move is Move.ADD:
-            await self._return(crew)
+            await self._return(scaled)
         return decision
 
-    async def _return(self, crew: Crew) -> None:
+    async def _return(self, scaled: Scalable) -> None:
         """One that memory had kept away comes (back)."""
-        arrival = await crew.add()
-        running = crew.level().running
-        if arrival is Arrival.STARVED:
-            await self._starve(crew)
+        arrival = await scaled.add()
+        running = scaled.level().running
+        if arrival is Arrival.OUT_OF_MEMORY:
+            await self._out_of_memory(scaled)
         elif arrival is Arrival.READY and self._settings.min_gain and running not in self.rates:
             self._unproved += 1
 
@@ -197,35 +197,35 @@ class Growth:
         sentence = f"{instances(known.instances)} as an earlier start found right ({known.sentence})"
         return self.decide(Decision(move=Move.STOP, reason=known.reason, sentence=sentence))
 
-    async def _examine(self, crew: Crew, arrival: Arrival, *, prove: bool) -> Decision | None:
+    async def _examine(self, scaled: Scalable, arrival: Arrival, *, prove: bool) -> Decision | None:
         """Of the instance that has just been added: the decision against it, if there is one."""
-        if arrival is Arrival.STARVED:
-            return await self._starve(crew)
-        await crew.work(known=not prove)
-        verdict = self._too_much(crew.level())
-        if verdict is None and prove and crew.level().running > 1 and self._settings.min_gain:
+        if arrival is Arrival.OUT_OF_MEMORY:
+            return await self._out_of_memory(scaled)
+        await scaled.work(known=not prove)
+        verdict = self._too_much(scaled.level())
+        if verdict is None and prove and scaled.level().running > 1 and self._settings.min_gain:
             self._unproved += 1
-            worthless = await self.prove(crew, wait=True)
+            worthless = await self.prove(scaled, wait=True)
             if worthless is not None:
                 return worthless
-            verdict = self._too_much(crew.level())
-        if crew.level().starved:
-            return await self._starve(crew)
+            verdict = self._too_much(scaled.level())
+        if scaled.level().out_of_memory:
+            return await self._out_of_memory(scaled)
         if verdict is None:
             return None
         self.decide(verdict)
         if verdict.move is Move.REMOVE:
-            await crew.remove(hard=False)
+            await scaled.remove(hard=False)
         return verdict
 
     def _too_much(self, level: Level) -> Decision | None:
-        if level.strain:
-            return planner.strained(running=level.running, strain=level.strain)
+        if level.stall:
+            return planner.stalled(running=level.running, stall=level.stall)
         return planner.over(running=level.running, used=level.peak, limit=level.limit, kind=level.kind)
 
-    async def _starve(self, crew: Crew) -> Decision:
-        running = crew.level().running
+    async def _out_of_memory(self, scaled: Scalable) -> Decision:
+        running = scaled.level().running
         self._most = max(1, running - 1)
-        decision = self.decide(planner.starved(running=running, sentence=crew.why()))
-        await crew.remove(hard=True)
+        decision = self.decide(planner.out_of_memory(running=running, sentence=scaled.why()))
+        await scaled.remove(hard=True)
         return decision

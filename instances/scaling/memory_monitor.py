@@ -20,15 +20,15 @@ from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 
-GLANCE_EVERY = 1.0  # seconds between looks at the machine as a whole
-READ_EVERY = 2.0  # seconds between readings of the engines, at least
+MACHINE_EVERY = 1.0  # seconds between looks at the machine as a whole
+ENGINES_EVERY = 2.0  # seconds between readings of the engines, at least
 SHARE = 0.005  # of one core that reading them may take
 STALLED = 0.10  # share of the time some task waits for memory: from here on it is too much
 SWAPPING = 16 << 20  # bytes read back from swap in a second, likewise
 FAULTING = 200  # major page faults of the engines in a second, likewise, if memory is short
 
 
-class Gauge:
+class MemoryMonitor:
     """Reads for one supply. `instances` are those that run now, the ones on their way out included."""
 
     def __init__(self, settings: SupplySettings, instances: Callable[[], Sequence[Instance]]) -> None:
@@ -38,7 +38,7 @@ class Gauge:
         self.total = self.machine.total()
         self.available = 0  # bytes
         self.pressure = Pressure()
-        self.strain = ""  # how the machine stalls, for people; "" if it does not
+        self.stall = ""  # how the machine stalls, for people; "" if it does not
         self.took = 0.0  # seconds that reading the engines took last
         self._pressed_at = 0.0
         self._blind = False  # the last reading failed
@@ -74,7 +74,7 @@ class Gauge:
     @property
     def pause(self) -> float:
         """Seconds until the engines are to be read again."""
-        return max(READ_EVERY, self.took / SHARE)
+        return max(ENGINES_EVERY, self.took / SHARE)
 
     def expect(self, cost: int) -> None:
         """One more instance is known to take so many bytes."""
@@ -93,10 +93,10 @@ class Gauge:
         """Bytes that an engine held of its own at its busiest; 0: it was not read, or cannot be."""
         return self._parts.get(upstream, 0)
 
-    async def glance(self) -> None:
+    async def read_machine(self) -> None:
         """Look at the machine as a whole: quick. What cannot be read stays as it was."""
         try:
-            await self._glance()
+            await self._read_machine()
         except OSError as error:
             if not self._blind:
                 logger.warning("memory cannot be read: %s", error)
@@ -104,13 +104,13 @@ class Gauge:
         else:
             self._blind = False
 
-    async def _glance(self) -> None:
+    async def _read_machine(self) -> None:
         machine, readings, pids = self.machine, self._readings(), self._pids()
         self.available = await asyncio.to_thread(machine.available, readings)
         pressure = await asyncio.to_thread(machine.pressure, pids)
         now = time.monotonic()
         short = self.available < 2 * self.reserve
-        self.strain = strain(self.pressure, pressure, now - self._pressed_at, short=short) if self._pressed_at else ""
+        self.stall = stall(self.pressure, pressure, now - self._pressed_at, short=short) if self._pressed_at else ""
         self.pressure, self._pressed_at = pressure, now
 
     async def read(self) -> None:
@@ -131,14 +131,14 @@ class Gauge:
             await instance.measure(timed)
         self.took = took
         self._remember()
-        await self.glance()
+        await self.read_machine()
 
-    async def suit(self) -> None:
+    async def govern_gpu_if_used(self) -> None:
         """Once the first engine has worked: govern the memory of GPUs if it uses any."""
         if self._settings.memory_metric != "auto":
             return
         try:
-            found = await asyncio.to_thread(machines.suited, self.machine, self._pids())
+            found = await asyncio.to_thread(machines.gpu_if_used, self.machine, self._pids())
             total = found.total()
         except OSError:  # a GPU that cannot be read is not governed
             return
@@ -166,7 +166,7 @@ class Gauge:
         return [pid for instance in self._instances() if (pid := instance.member().pid) is not None]
 
 
-def strain(before: Pressure, after: Pressure, seconds: float, *, short: bool) -> str:
+def stall(before: Pressure, after: Pressure, seconds: float, *, short: bool) -> str:
     """How the system stalled between two readings; "" if it did not.
 
     Major faults count only where memory is `short`: a model that is read for the first time faults, too.

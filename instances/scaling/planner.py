@@ -62,14 +62,14 @@ def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | N
     return Decision(move=Move.REMOVE, reason="memory", sentence=f"{what}: taking the newest out")
 
 
-def strained(*, running: int, strain: str) -> Decision:
-    """The machine is short of memory, as `strain` says, while `running` instances work."""
+def stalled(*, running: int, stall: str) -> Decision:
+    """The machine is short of memory, as `stall` says, while `running` instances work."""
     move = Move.STOP if running == 1 else Move.REMOVE
     ending = "the only one is kept" if running == 1 else "taking the newest out"
-    return Decision(move=move, reason="pressure", sentence=f"{instances(running)}: {strain}; {ending}")
+    return Decision(move=move, reason="pressure", sentence=f"{instances(running)}: {stall}; {ending}")
 
 
-def starved(*, running: int, sentence: str) -> Decision:
+def out_of_memory(*, running: int, sentence: str) -> Decision:
     """The engine of the newest of `running` instances found no memory; `sentence` is what it said."""
     text = f"{instances(running - 1)}: {ordinal(running)} did not start ({sentence}); it is not tried again"
     return Decision(move=Move.REMOVE, reason="engine-oom", sentence=text)

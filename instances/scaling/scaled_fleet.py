@@ -19,7 +19,7 @@ from slotproxy.instances.scaling import planner, sharing, workload
 from slotproxy.instances.scaling.benchmark import Run, Trial, TrialFailed
 from slotproxy.instances.scaling.calibration import NOWHERE
 from slotproxy.instances.scaling.growth import Arrival
-from slotproxy.instances.scaling.memory_monitor import Gauge
+from slotproxy.instances.scaling.memory_monitor import MemoryMonitor
 from slotproxy.instances.scaling.watermarks import Level
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.upstream import Upstream
@@ -43,7 +43,7 @@ ATTEMPTS = 8  # generations in one comparison, the repeated ones included
 GOING = 5.0  # seconds an idle instance takes to go, usually far less
 
 
-class FleetCrew:
+class ScaledFleet:
     """The instances of one model. Its tasks belong to the group it is given."""
 
     def __init__(
@@ -51,7 +51,7 @@ class FleetCrew:
         fleet: Fleet,
         leases: Leases,
         probe: Probe,
-        gauge: Gauge,
+        monitor: MemoryMonitor,
         plan: Callable[[], Launch | None],
         failed: Callable[[Instance], None],
         tasks: asyncio.TaskGroup,
@@ -59,31 +59,31 @@ class FleetCrew:
         self._fleet = fleet
         self._leases = leases
         self._trial = Trial(leases, probe)
-        self._gauge = gauge
+        self._monitor = monitor
         self._plan = plan
         self._failed = failed
         self._tasks = tasks
         self._said = ""
 
     def level(self) -> Level:
-        fleet, gauge = self._fleet, self._gauge
+        fleet, monitor = self._fleet, self._monitor
         running = len(fleet.staying)
         return Level(
             running=running,
-            used=gauge.used,
-            peak=gauge.peak(running),
-            next_cost=gauge.cost(running),
-            limit=gauge.limit,
-            total=gauge.total.size,
-            available=gauge.available,
-            strain=gauge.strain,
+            used=monitor.used,
+            peak=monitor.peak(running),
+            next_cost=monitor.cost(running),
+            limit=monitor.limit,
+            total=monitor.total.size,
+            available=monitor.available,
+            stall=monitor.stall,
             idle=sum(_idle(instance) for instance in fleet.staying),
             leaving=len(fleet.instances) - running,
-            starved=self._starved() is not None,
+            out_of_memory=self._without_memory() is not None,
             queued=self._leases.queued,
             ceiling=fleet.ceiling,
-            kind=gauge.machine.kind,
-            remedy=gauge.machine.remedy,
+            kind=monitor.machine.kind,
+            remedy=monitor.machine.remedy,
         )
 
     def why(self) -> str:
@@ -94,14 +94,14 @@ class FleetCrew:
         if plan is None:
             return Arrival.FAILED
         if not self._fleet.instances:
-            await self._gauge.read()  # what is used without any: only some metrics start at nothing
+            await self._monitor.read()  # what is used without any: only some metrics start at nothing
         instance = self._fleet.add(plan, self._tasks)
         if await instance.outcome() is State.READY:
             return Arrival.READY
         failure = instance.status.failure
         if failure is not None and failure.cause is Cause.OUT_OF_MEMORY and len(self._fleet.staying) > 1:
             self._said = failure.sentence
-            return Arrival.STARVED
+            return Arrival.OUT_OF_MEMORY
         self._failed(instance)
         return Arrival.FAILED
 
@@ -111,7 +111,7 @@ class FleetCrew:
         if hard:
             for instance in set(self._fleet.instances) - set(staying):
                 instance.stop()
-        victim = self._starved() or self._fleet.newest_idle() or (staying[-1] if staying else None)
+        victim = self._without_memory() or self._fleet.newest_idle() or (staying[-1] if staying else None)
         if victim is None or len(staying) < 2:
             return
         going = self._tasks.create_task(self._fleet.remove(victim, 0.0 if hard else None))
@@ -120,14 +120,14 @@ class FleetCrew:
     async def work(self, *, known: bool) -> None:
         staying = self._fleet.staying
         newest = staying[-1] if staying else None
-        await self._gauge.read()
+        await self._monitor.read()
         if newest is None or newest.upstream is None:
             return
         if len(staying) == 1:
-            await self._gauge.suit()
+            await self._monitor.govern_gpu_if_used()
         if len(staying) <= 2 and not known:
             await self._fill(newest.upstream, *(ONLY_ONE if len(staying) == 1 else ONE_OF_SEVERAL))
-        await self._gauge.read()
+        await self._monitor.read()
 
     async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
         upstreams = [upstream for instance in self._fleet.staying if (upstream := instance.upstream) is not None]
@@ -166,7 +166,7 @@ class FleetCrew:
             logger.warning("%s", sentence)
         return True
 
-    def _starved(self) -> Instance | None:
+    def _without_memory(self) -> Instance | None:
         """One of several whose engine ended for want of memory."""
         down = {State.BACKOFF, State.FAILED}
         for instance in reversed(self._fleet.staying[1:]):
@@ -193,12 +193,12 @@ class FleetCrew:
             for number in range(1, STEPS + 1):
                 if await self._read(upstream, plan, number * step) is None:
                     break
-                points.append((number * step, self._gauge.own(upstream)))
+                points.append((number * step, self._monitor.own(upstream)))
         except TrialFailed as error:
             logger.info("what instances hold at work cannot be measured: %s", error)
             return
         if points:
-            self._gauge.expect(planner.at_full_context(points, plan.ctx))
+            self._monitor.expect(planner.at_full_context(points, plan.ctx))
 
     async def _read(self, upstream: Upstream, plan: Launch, tokens: int) -> Run | None:
         return await self._run([upstream], *_request(plan, workload.reading(tokens), ANSWER_TOKENS), PATIENCE)
@@ -222,7 +222,7 @@ class FleetCrew:
                 tokens = min(MOST_TOKENS, int(tokens * 2 * WINDOW / quickest) + 1)
                 continue
             pairs.append((runs[len(upstreams) - 1].rate, runs[len(upstreams)].rate))
-            if self.level().shortage or self.level().strain:
+            if self.level().shortage or self.level().stall:
                 return None
         return pairs
 
@@ -231,11 +231,11 @@ class FleetCrew:
         async with asyncio.TaskGroup() as tasks:
             trial = tasks.create_task(self._tried(upstreams, path, body, patience))
             while not trial.done():
-                await self._gauge.read()
+                await self._monitor.read()
                 if self.level().shortage:
                     trial.cancel()
-                await asyncio.wait({trial}, timeout=max(SAMPLE_EVERY, self._gauge.took / SAMPLING))
-        await self._gauge.read()
+                await asyncio.wait({trial}, timeout=max(SAMPLE_EVERY, self._monitor.took / SAMPLING))
+        await self._monitor.read()
         run = None if trial.cancelled() else trial.result()
         if isinstance(run, TrialFailed):
             raise run

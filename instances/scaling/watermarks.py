@@ -15,7 +15,7 @@ HARD = 0.95  # of the effective total
 RESERVE = 0.10  # of the effective total: left to other programs
 MARGIN = 0.02  # of the effective total: room beyond what one more takes, before it comes back
 REST = 2.0  # seconds after a change until readings show what it did
-STRAIN_REST = 15.0  # the same for stalls, which are averages over 10 s
+STALL_REST = 15.0  # the same for stalls, which are averages over 10 s
 PAUSE, LONGEST_PAUSE = 10.0, 640.0  # seconds of room until one comes back, doubling
 RELAPSE = 300.0  # seconds after its return within which an instance that must go was a mistake
 
@@ -31,10 +31,10 @@ class Level:
     limit: int
     total: int
     available: int  # of `total`, without swapping
-    strain: str = ""  # how the machine stalls for want of memory; "" if it does not
+    stall: str = ""  # how the machine stalls for want of memory; "" if it does not
     idle: int = 0  # of those running, ready and without a request
     leaving: int = 0  # on their way out, still using memory
-    starved: bool = False  # the engine of one ended because it found no memory
+    out_of_memory: bool = False  # the engine of one ended because it found no memory
     queued: int = 0  # requests that wait
     ceiling: int | None = None  # as many as an operator left there; None: none did
     kind: str = ""  # a word before "limit"
@@ -65,7 +65,7 @@ class Level:
         """Whether one more would leave more than enough."""
         margin = self.total * MARGIN
         under = self.used + self.next_cost + margin <= self.limit
-        return not self.strain and under and self.available - self.next_cost >= self.reserve + margin
+        return not self.stall and under and self.available - self.next_cost >= self.reserve + margin
 
 
 def reserve(total: int, limit: int) -> int:
@@ -80,7 +80,7 @@ class Watermarks:
         self._pause = PAUSE
         self._roomy_since: float | None = None
         self._changed = -LONGEST_PAUSE
-        self._strained = -LONGEST_PAUSE
+        self._stalled_at = -LONGEST_PAUSE
         self._added: float | None = None  # and not judged since
         self._warned = False
 
@@ -89,7 +89,7 @@ class Watermarks:
 
         Whatever is returned is taken to be done.
         """
-        if level.shortage or level.strain:
+        if level.shortage or level.stall:
             self._roomy_since = None
             return self._relieve(level, now)
         if not level.roomy:
@@ -105,16 +105,16 @@ class Watermarks:
     def _relieve(self, level: Level, now: float) -> Decision | None:
         if level.leaving and not level.critical:
             return None
-        if now - self._changed < REST or (not level.shortage and now - self._strained < STRAIN_REST):
+        if now - self._changed < REST or (not level.shortage and now - self._stalled_at < STALL_REST):
             return None
         reason = "memory" if level.shortage else "pressure"
-        sentence = f"{instances(level.running)}: {level.shortage or level.strain}"
+        sentence = f"{instances(level.running)}: {level.shortage or level.stall}"
         if level.running <= 1:
             return self._warn(reason, sentence)
         if self._added is not None:
             self._pause = min(self._pause * 2, LONGEST_PAUSE) if now - self._added < RELAPSE else PAUSE
             self._added = None
-        self._changed = self._strained = now
+        self._changed = self._stalled_at = now
         busy = "the newest with its request" if level.critical else "the newest after its request"
         return Decision(
             move=Move.REMOVE,

@@ -23,7 +23,7 @@ class Simulated:
     others: float = 0  # what other programs have of `total`
     rates: Sequence[float] = ()  # of 1, 2, ... instances together; further ones add nothing
     thrashes_at: int = 99  # so many at work make the machine stall
-    starves_at: int = 99  # the engine of that one finds no memory at its warm-up
+    out_of_memory_at: int = 99  # the engine of that one finds no memory at its warm-up
     measurable: bool = True  # clients leave the engines alone
     running: int = 0
     busy: int = 0
@@ -31,7 +31,7 @@ class Simulated:
     most_used: float = 0
     starts: int = 0
     removed_hard: list[bool] = field(default_factory=list)
-    _starved: bool = False
+    _without_memory: bool = False
 
     @property
     def used(self) -> float:
@@ -51,24 +51,24 @@ class Simulated:
             limit=self.limit,
             total=int(self.total),
             available=max(0, int(free)),
-            strain="programs wait for memory" if self.running >= self.thrashes_at else "",
+            stall="programs wait for memory" if self.running >= self.thrashes_at else "",
             idle=max(0, self.running - self.busy),
-            starved=self._starved,
+            out_of_memory=self._without_memory,
             queued=self.queued,
         )
 
     async def add(self) -> Arrival:
         self.starts += 1
         self.running += 1
-        if self.running >= self.starves_at:
-            self._starved = True
-            return Arrival.STARVED
+        if self.running >= self.out_of_memory_at:
+            self._without_memory = True
+            return Arrival.OUT_OF_MEMORY
         self.most_used = max(self.most_used, self.used)
         return Arrival.READY
 
     async def remove(self, *, hard: bool) -> None:
         self.running -= 1
-        self._starved = False
+        self._without_memory = False
         self.removed_hard.append(hard)
 
     async def work(self, *, known: bool) -> None:

@@ -26,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     found = SimpleNamespace(available=100 * GIB)
     monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
     monkeypatch.setattr(process_tree, "available", lambda mapped=0: found.available)
-    monkeypatch.setattr(governor, "GLANCE_EVERY", 0.01)
+    monkeypatch.setattr(governor, "MACHINE_EVERY", 0.01)
     monkeypatch.setattr(scaled_fleet, "ANSWER_TOKENS", 1)
     monkeypatch.setattr(scaled_fleet, "STEPS", 1)
     monkeypatch.setattr(watermarks, "PAUSE", 0.0)
@@ -60,7 +60,7 @@ async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
     async def compare(*_: object, wait: bool) -> list[tuple[float, float]]:
         return [(10.0, 10.1)]
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     for expected in (["fits", "no-gain"], ["no-gain"]):
         async with supplying(tmp_path, demo_model) as supply:
             await supply.until(ready=1)
@@ -75,7 +75,7 @@ async def test_a_comparison_that_clients_prevented_is_made_up_for(
     async def compare(*_: object, wait: bool) -> list[tuple[float, float]] | None:
         return answers.pop(0)
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     monkeypatch.setattr(governor, "QUIET", 0.0)
     monkeypatch.setattr(governor, "LONGEST_PAUSE", 0.0)
     async with supplying(tmp_path, demo_model, max_instances=2) as supply:
@@ -93,7 +93,7 @@ async def test_a_comparison_is_made_up_for_after_a_quiet_while_and_not_again_at_
     async def compare(*_: object, wait: bool) -> None:
         asked.append(wait)
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     monkeypatch.setattr(governor, "QUIET", 600.0)
     monkeypatch.setattr(governor, "PAUSE", 600.0)
     async with supplying(tmp_path, demo_model, max_instances=2) as supply:
@@ -147,13 +147,13 @@ async def test_as_many_as_the_user_asked_for_stay_and_passing_the_limit_is_said_
 async def test_an_engine_without_memory_settles_the_number(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = scaled_fleet.FleetCrew.add
+    add = scaled_fleet.ScaledFleet.add
 
-    async def once(self: scaled_fleet.FleetCrew) -> growth.Arrival:
+    async def once(self: scaled_fleet.ScaledFleet) -> growth.Arrival:
         arrival = await add(self)
-        return arrival if self.level().running < 2 else growth.Arrival.STARVED
+        return arrival if self.level().running < 2 else growth.Arrival.OUT_OF_MEMORY
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "add", once)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "add", once)
     async with supplying(tmp_path, demo_model) as supply:
         await supply.until(ready=1)
         assert decisions(supply)[-1].reason == "engine-oom"

@@ -26,20 +26,20 @@ def m3_ultra(file_gb: float, **changes: Any) -> Simulated:
 
 
 async def test_m3_ultra_runs_two_of_the_81_gb_quant() -> None:
-    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4)
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, out_of_memory_at=4)
     assert await machine.settle(growth()) == (2, "memory")
     assert machine.starts == 2, "a third was never started"
 
 
 async def test_m3_ultra_runs_two_of_the_81_gb_quant_whatever_limit_it_is_given() -> None:
-    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4, percent=100)
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, out_of_memory_at=4, percent=100)
     assert await machine.settle(growth()) == (2, "pressure")
-    blind = m3_ultra(80.8, rates=(33, 49.5, 5), starves_at=4, percent=100)
+    blind = m3_ultra(80.8, rates=(33, 49.5, 5), out_of_memory_at=4, percent=100)
     assert await blind.settle(growth()) == (2, "no-gain")
 
 
 async def test_m3_ultra_runs_one_of_the_153_gb_quant() -> None:
-    machine = m3_ultra(153, rates=(20,), starves_at=2)
+    machine = m3_ultra(153, rates=(20,), out_of_memory_at=2)
     assert await machine.settle(growth()) == (1, "memory")
     assert machine.starts == 1
 
@@ -87,7 +87,7 @@ async def test_a_container_of_4_gib_is_what_counts_on_a_host_of_256() -> None:
 
 
 async def test_an_engine_out_of_memory_settles_and_is_not_tried_again() -> None:
-    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), starves_at=3)
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), out_of_memory_at=3)
     plan = growth()
     assert await machine.settle(plan) == (2, "engine-oom")
     assert plan.decisions[-1].sentence.startswith("2 instances: a third did not start (Insufficient Memory")

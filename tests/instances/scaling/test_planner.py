@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.decisions import Move
-from slotproxy.instances.scaling.planner import admit, at_full_context, enough, over, proved, starved, strained
+from slotproxy.instances.scaling.planner import admit, at_full_context, enough, out_of_memory, over, proved, stalled
 
 MIB, GIB = 1 << 20, 1 << 30
 amounts = st.integers(min_value=0, max_value=100 * GIB)
@@ -175,12 +175,12 @@ def test_who_is_over_the_limit_at_work_goes_unless_it_is_the_only_one() -> None:
 
 
 def test_a_machine_that_stalls_loses_the_newest_but_not_the_only_one() -> None:
-    assert strained(running=3, strain="it stalls").move is Move.REMOVE
-    assert strained(running=1, strain="it stalls").move is Move.STOP
+    assert stalled(running=3, stall="it stalls").move is Move.REMOVE
+    assert stalled(running=1, stall="it stalls").move is Move.STOP
 
 
 def test_an_engine_without_memory_is_quoted() -> None:
-    decision = starved(running=3, sentence="out of memory: Metal")
+    decision = out_of_memory(running=3, sentence="out of memory: Metal")
     assert decision.sentence == "2 instances: a third did not start (out of memory: Metal); it is not tried again"
     assert (decision.move, decision.reason) == (Move.REMOVE, "engine-oom")
 

@@ -37,7 +37,7 @@ def test_nothing_is_done_while_all_is_well() -> None:
     [
         ({"used": 81 * GIB}, "memory", "3 instances: they use 81.0 GiB, more than the 80.0 GiB limit"),
         ({"available": 9 * GIB}, "memory", "3 instances: 9.0 GiB of 100.0 GiB are available, other programs need more"),
-        ({"strain": "it stalls"}, "pressure", "3 instances: it stalls"),
+        ({"stall": "it stalls"}, "pressure", "3 instances: it stalls"),
     ],
 )
 def test_one_goes_at_once_when_memory_is_short(changes: dict[str, Any], reason: str, sentence: str) -> None:
@@ -59,8 +59,8 @@ def test_while_one_is_on_its_way_out_no_other_goes_unless_it_is_critical() -> No
 
 
 def test_stalls_are_averages_so_the_next_one_waits_longer() -> None:
-    strained = replace(CALM, strain="it stalls")
-    assert len(after(Watermarks(), strained, 10)) == 1
+    stalled = replace(CALM, stall="it stalls")
+    assert len(after(Watermarks(), stalled, 10)) == 1
 
 
 def test_the_only_one_is_kept_and_that_is_said_once_per_shortage() -> None:
@@ -92,7 +92,7 @@ def test_one_comes_back_when_requests_wait_and_there_has_been_room_for_a_while()
 
 @pytest.mark.parametrize(
     "changes",
-    [{"queued": 0}, {"next_cost": 40 * GIB}, {"available": 21 * GIB}, {"used": 69 * GIB}, {"strain": "it stalls"}],
+    [{"queued": 0}, {"next_cost": 40 * GIB}, {"available": 21 * GIB}, {"used": 69 * GIB}, {"stall": "it stalls"}],
 )
 def test_nobody_comes_back_without_a_queue_or_more_room_than_it_takes(changes: dict[str, Any]) -> None:
     decisions = after(Watermarks(), replace(CALM, **({"queued": 1} | changes)), 100)
@@ -129,7 +129,7 @@ levels = st.builds(
     limit=st.integers(1, 100 * GIB),
     total=st.just(100 * GIB),
     available=st.integers(0, 100 * GIB),
-    strain=st.sampled_from(["", "it stalls"]),
+    stall=st.sampled_from(["", "it stalls"]),
     queued=st.integers(0, 3),
     leaving=st.integers(0, 1),
 )
