@@ -225,7 +225,7 @@ class Supervisor:
         async with self._probe, self._guardian, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
-            self._governor.engage(self._launch, tasks, self._bemoan)
+            self._governor.govern(self._launch, tasks, self._bemoan)
             self._remotes.adopt(self._planned, tasks)
             work = [self._governor.watch(), Watchdog(self._fleet).run()]
             for coroutine in work if self._launch is None else [*work, self._populate()]:
@@ -324,7 +324,7 @@ class Supervisor:
             f"{plan.ctx} tokens of context for each instance" if plan.profile.takes_ctx else "context without limit"
         )
         logger.info("model %s, engine %s, %s", plan.name, plan.profile.name, context)
-        self._governor.introduce()
+        self._governor.log_limit()
         for sentence in selection.cautions(
             plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size
         ):

@@ -1,4 +1,4 @@
-"""Holds the supply to its memory limit: lets it grow, watches it, remembers what it found out."""
+"""Keeps the instances of one supervisor within the memory limit: lets them grow, watches them, remembers the result."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.growth import Growth
+from slotproxy.instances.scaling.growth import Growth, Outcome
 from slotproxy.instances.scaling.memory_monitor import MACHINE_EVERY, MemoryMonitor
 from slotproxy.instances.scaling.scaled_fleet import ScaledFleet
 from slotproxy.instances.settings import SupplySettings
@@ -21,12 +21,12 @@ from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 
-QUIET = 5.0  # seconds without a request until a comparison that clients left no time for is made up for
+QUIET = 5.0  # seconds without a request until a comparison that clients prevented is tried again
 PAUSE, LONGEST_PAUSE = 5.0, 640.0  # seconds until the next try, doubling
 
 
 class Governor:
-    """Of one supervisor."""
+    """Wires growth to the fleet and the monitor, and decides when each is asked."""
 
     def __init__(self, settings: SupplySettings, fleet: Fleet, leases: Leases, probe: Probe) -> None:
         self.growth = Growth(settings)
@@ -35,41 +35,41 @@ class Governor:
         self._fleet = fleet
         self._leases = leases
         self._probe = probe
-        self._plan: Launch | None = None
+        self._launch: Launch | None = None
         self._scaled: ScaledFleet | None = None
         self._settled: Decision | None = None  # why there are no more, once that is known
         self._warned = False
         self._sharing_checked = False
         self._granted = 0  # leases when a request was seen last
-        self._busy_at = self._again_at = 0.0
+        self._busy_at = self._next_try_at = 0.0
         self._pause = PAUSE
 
-    def engage(self, plan: Launch | None, tasks: asyncio.TaskGroup, failed: Callable[[Instance], None]) -> None:
-        """Govern instances started by `plan`, with tasks in `tasks`; `failed` is told of those that did not come up."""
-        self._plan = plan
+    def govern(self, launch: Launch | None, tasks: asyncio.TaskGroup, failed: Callable[[Instance], None]) -> None:
+        """Instances started by `launch`, with tasks in `tasks`; `failed` is told of those that did not come up."""
+        self._launch = launch
         self._scaled = ScaledFleet(
-            self._fleet, self._leases, self._probe, self.monitor, lambda: self._plan, failed, tasks
+            self._fleet, self._leases, self._probe, self.monitor, lambda: self._launch, failed, tasks
         )
 
-    def reconfigure(self, settings: SupplySettings, plan: Launch | None) -> None:
-        """From now on by these settings, and for instances started by `plan`."""
+    def reconfigure(self, settings: SupplySettings, launch: Launch | None) -> None:
+        """From now on by these settings, and for instances started by `launch`."""
         self._settings = settings
         self._settled = None
         self._warned = False
-        if plan != self._plan:
-            self._plan = plan
+        if launch != self._launch:
+            self._launch = launch
             self._sharing_checked = False
             self.monitor.forget()
         self.growth.reconfigure(settings)
         self.monitor.reconfigure(settings)
 
-    def introduce(self) -> None:
-        """Say what it governs by."""
+    def log_limit(self) -> None:
+        """Say what the instances may use."""
         monitor = self.monitor
         logger.info("memory limit %s of %s (%s)", size(monitor.limit), size(monitor.total.size), monitor.total.source)
 
     def room(self) -> Decision:
-        """Whether one more than there are would fit: somebody asked for it."""
+        """Whether one more instance would fit, however many `--max-instances` allows: an operator asked for it."""
         assert self._scaled is not None
         level = self._scaled.level()
         return self.growth.room(level, level.running + 1)
@@ -87,7 +87,7 @@ class Governor:
         """Read memory and act on it, until cancelled."""
         read_at = 0.0
         while True:
-            if self._plan is not None:  # else there are only servers that run elsewhere
+            if self._launch is not None:  # else there are only servers that run elsewhere
                 now = time.monotonic()
                 if now - read_at >= self.monitor.pause:
                     await self.monitor.read()
@@ -108,22 +108,24 @@ class Governor:
             return
         async with self._fleet.changing:
             decision = await self.growth.watch(scaled, now)
-            if decision is None and self._settled is not None and not self.growth.proved and self._quiet(now):
-                await self._make_up(scaled)
+            if decision is None and self._settled is not None and not self.growth.all_compared and self._quiet(now):
+                await self._compare_late(scaled)
 
     def _quiet(self, now: float) -> bool:
         """Whether no request has come for a while, and the last comparison that one ended is long enough ago."""
         if self._leases.granted != self._granted or self._leases.queued:
             self._granted, self._busy_at = self._leases.granted, now
-        return now - self._busy_at >= QUIET and now >= self._again_at
+        return now - self._busy_at >= QUIET and now >= self._next_try_at
 
-    async def _make_up(self, scaled: ScaledFleet) -> None:
-        """The comparison that clients left no time for. Each one that they end makes the next one later."""
-        self._settled = await self.growth.prove(scaled, wait=False) or self._settled
+    async def _compare_late(self, scaled: ScaledFleet) -> None:
+        """The comparison that clients prevented. Each one that they end makes the next one later."""
+        comparison = await self.growth.compare_newest(scaled, wait=False)
+        if comparison.outcome is Outcome.REMOVED:
+            self._settled = comparison.decision
         self._granted = self._leases.granted  # our own
-        if not self.growth.proved:
+        if not self.growth.all_compared:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
-            self._again_at = time.monotonic() + self._pause
+            self._next_try_at = time.monotonic() + self._pause
             return
         key, _ = await self._known()
         await self._keep(key)
@@ -137,10 +139,10 @@ class Governor:
 
     async def _known(self) -> tuple[str, Calibration | None]:
         """The fingerprint of what runs, and what an earlier start found out about it."""
-        plan, settings, total = self._plan, self._settings, self.monitor.total
-        if plan is None:
+        launch, settings, total = self._launch, self._settings, self.monitor.total
+        if launch is None:
             return "", None
-        key = await asyncio.to_thread(calibration.fingerprint, plan, settings, total)
+        key = await asyncio.to_thread(calibration.fingerprint, launch, settings, total)
         known = None if settings.recalibrate else await asyncio.to_thread(calibration.load, settings.state_dir, key)
         if known is not None and known.metric == self.monitor.machine.metric:
             self.monitor.expect(known.cost)
@@ -149,7 +151,12 @@ class Governor:
     async def _keep(self, key: str) -> None:
         """Remember what was found out, if it was all found out."""
         settled, monitor, running = self._settled, self.monitor, len(self._fleet.staying)
-        if settled is None or settled.move is Move.ADD or not self.growth.proved or self._fleet.ceiling is not None:
+        if (
+            settled is None
+            or settled.move is Move.ADD
+            or not self.growth.all_compared
+            or self._fleet.ceiling is not None
+        ):
             return
         rates = self.growth.rates
         result = Calibration(

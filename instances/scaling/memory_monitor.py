@@ -89,7 +89,7 @@ class MemoryMonitor:
         """Bytes that `running` instances used together at their busiest, or use now if that is more."""
         return max(self.used, self._peaks.get(running, 0))
 
-    def own(self, upstream: Upstream) -> int:
+    def held_by(self, upstream: Upstream) -> int:
         """Bytes that an engine held of its own at its busiest; 0: it was not read, or cannot be."""
         return self._parts.get(upstream, 0)
 

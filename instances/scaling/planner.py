@@ -8,6 +8,9 @@ from slotproxy.instances.wording import instances, ordinal, size
 ROUNDS = 4  # comparisons with and without the newest instance until the median counts
 CLEAR_AFTER = 2  # so many that agree by twice the margin are enough
 
+Pair = tuple[float, float]
+"""Tokens per second of all instances without the newest, and with it."""
+
 
 def admit(
     *,
@@ -83,12 +86,12 @@ def enough(gains: list[float], min_gain: float) -> bool:
     return len(gains) >= ROUNDS or (len(gains) >= CLEAR_AFTER and agreed and all(clear))
 
 
-def gain(rates: list[tuple[float, float]]) -> float:
+def gain(rates: list[Pair]) -> float:
     """What the newest instance multiplies the rate of all by: the median, since a busy machine makes outliers."""
     return median(after / before for before, after in rates)
 
 
-def proved(*, running: int, rates: list[tuple[float, float]], min_gain: float) -> Decision:
+def proved(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
     """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
 
     Their ratios decide: what else the machine does comes and goes, and each pair was measured together.

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 
 from slotproxy.instances.decisions import Decision
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.growth import Arrival, Growth
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle
+from slotproxy.instances.scaling.growth import Growth
+from slotproxy.instances.scaling.planner import Pair
+from slotproxy.instances.scaling.scalable import Arrival
 from slotproxy.instances.scaling.watermarks import Level
 
 GB, GIB = 10**9, 1 << 30
@@ -24,7 +27,7 @@ class Simulated:
     rates: Sequence[float] = ()  # of 1, 2, ... instances together; further ones add nothing
     thrashes_at: int = 99  # so many at work make the machine stall
     out_of_memory_at: int = 99  # the engine of that one finds no memory at its warm-up
-    measurable: bool = True  # clients leave the engines alone
+    obstacle: Obstacle | None = None  # what keeps instances from being compared
     running: int = 0
     busy: int = 0
     queued: int = 0
@@ -74,9 +77,9 @@ class Simulated:
     async def work(self, *, known: bool) -> None:
         pass
 
-    async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
-        if not self.measurable:
-            return None
+    async def compare(self, min_gain: float, *, wait: bool) -> list[Pair] | NotMeasured:
+        if self.obstacle is not None:
+            return NotMeasured(obstacle=self.obstacle)
         return [(self._rate(self.running - 1), self._rate(self.running))] * 2
 
     def why(self) -> str:

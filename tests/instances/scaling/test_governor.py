@@ -12,12 +12,15 @@ from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.readings import Total
-from slotproxy.instances.scaling import governor, growth, scaled_fleet, watermarks
+from slotproxy.instances.scaling import benchmark, governor, scalable, scaled_fleet, watermarks
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle
+from slotproxy.instances.scaling.planner import Pair
 from slotproxy.instances.settings import MemoryLimit
 from tests.instances.conftest import SOON
 from tests.instances.test_supervisor import Supply, supplying
 
 GIB = 1 << 30
+PREVENTED = NotMeasured(obstacle=Obstacle.CLIENTS)
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +30,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
     monkeypatch.setattr(process_tree, "available", lambda mapped=0: found.available)
     monkeypatch.setattr(governor, "MACHINE_EVERY", 0.01)
-    monkeypatch.setattr(scaled_fleet, "ANSWER_TOKENS", 1)
-    monkeypatch.setattr(scaled_fleet, "STEPS", 1)
+    monkeypatch.setattr(benchmark, "ANSWER_TOKENS", 1)
+    monkeypatch.setattr(benchmark, "STEPS", 1)
     monkeypatch.setattr(watermarks, "PAUSE", 0.0)
     monkeypatch.setattr(watermarks, "REST", 0.0)
     return found
@@ -57,7 +60,7 @@ async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_
 async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def compare(*_: object, wait: bool) -> list[tuple[float, float]]:
+    async def compare(*_: object, wait: bool) -> list[Pair]:
         return [(10.0, 10.1)]
 
     monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
@@ -67,12 +70,12 @@ async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
             assert [decision.reason for decision in decisions(supply)] == expected
 
 
-async def test_a_comparison_that_clients_prevented_is_made_up_for(
+async def test_a_comparison_that_clients_prevented_is_tried_again(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[list[tuple[float, float]] | None] = [None, None, [(10.0, 10.1)]]
+    answers: list[list[Pair] | NotMeasured] = [PREVENTED, PREVENTED, [(10.0, 10.1)]]
 
-    async def compare(*_: object, wait: bool) -> list[tuple[float, float]] | None:
+    async def compare(*_: object, wait: bool) -> list[Pair] | NotMeasured:
         return answers.pop(0)
 
     monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
@@ -85,13 +88,14 @@ async def test_a_comparison_that_clients_prevented_is_made_up_for(
         assert [member.id for member in supply.members if member.state is State.READY] == ["0"]
 
 
-async def test_a_comparison_is_made_up_for_after_a_quiet_while_and_not_again_at_once(
+async def test_a_comparison_is_tried_again_after_a_quiet_while_and_not_at_once(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
 
-    async def compare(*_: object, wait: bool) -> None:
+    async def compare(*_: object, wait: bool) -> NotMeasured:
         asked.append(wait)
+        return PREVENTED
 
     monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     monkeypatch.setattr(governor, "QUIET", 600.0)
@@ -149,9 +153,9 @@ async def test_an_engine_without_memory_settles_the_number(
 ) -> None:
     add = scaled_fleet.ScaledFleet.add
 
-    async def once(self: scaled_fleet.ScaledFleet) -> growth.Arrival:
+    async def once(self: scaled_fleet.ScaledFleet) -> scalable.Arrival:
         arrival = await add(self)
-        return arrival if self.level().running < 2 else growth.Arrival.OUT_OF_MEMORY
+        return arrival if self.level().running < 2 else scalable.Arrival.OUT_OF_MEMORY
 
     monkeypatch.setattr(scaled_fleet.ScaledFleet, "add", once)
     async with supplying(tmp_path, demo_model) as supply:

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.decisions import Move
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.growth import Growth
+from slotproxy.instances.scaling.generations import Obstacle
+from slotproxy.instances.scaling.growth import Growth, Outcome
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.simulator import GB, GIB, Simulated
 
@@ -104,14 +106,14 @@ async def test_a_first_instance_that_passes_the_limit_is_kept_and_said_once() ->
     assert "1 instance at work uses 9.0 GiB, more than the 8.0 GiB limit" in plan.decisions[0].sentence
 
 
-async def test_what_an_earlier_start_found_right_is_started_without_proof() -> None:
-    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 1, 1), measurable=False)
+async def test_what_an_earlier_start_found_right_is_started_without_a_comparison() -> None:
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 1, 1), obstacle=Obstacle.CLIENTS)
     known = Calibration(
         instances=2, reason="no-gain", sentence="x", metric="resident", cost=GIB, used=2 * GIB, limit=80 * GIB, at=0.0
     )
     plan = growth()
     assert await machine.settle(plan, known) == (2, "no-gain")
-    assert plan.proved
+    assert plan.all_compared
     machine.queued = 5
     assert await machine.live(plan, 1000) == [], "more of them gained nothing"
 
@@ -124,15 +126,36 @@ async def test_what_an_earlier_start_found_right_is_less_when_memory_is() -> Non
     assert await machine.settle(growth(), known) == (2, "memory")
 
 
-async def test_where_clients_leave_no_time_to_compare_memory_decides_and_the_proof_follows() -> None:
-    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), measurable=False)
+async def test_where_clients_leave_no_time_to_compare_memory_decides_and_the_comparison_follows() -> None:
+    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), obstacle=Obstacle.CLIENTS)
     plan = growth()
     assert await machine.settle(plan) == (4, "memory")
-    machine.measurable = True
-    for expected in (3, 2, 2):
-        await plan.prove(machine, wait=False)
+    machine.obstacle = None
+    for expected, outcome in ((3, Outcome.REMOVED), (2, Outcome.REMOVED), (2, Outcome.KEPT), (2, Outcome.NOT_NEEDED)):
+        assert (await plan.compare_newest(machine, wait=False)).outcome is outcome
         assert machine.running == expected
-    assert plan.proved
+    assert plan.all_compared
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "outcome", "settled"),
+    [
+        (Obstacle.CLIENTS, Outcome.POSTPONED, False),
+        (Obstacle.MEMORY, Outcome.POSTPONED, False),
+        (Obstacle.TOO_FEW, Outcome.POSTPONED, False),
+        (Obstacle.ENGINE, Outcome.IMPOSSIBLE, True),
+    ],
+)
+async def test_a_comparison_that_came_to_nothing_says_whether_another_is_due(
+    obstacle: Obstacle, outcome: Outcome, settled: bool
+) -> None:
+    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), obstacle=Obstacle.CLIENTS)
+    plan = growth()
+    await machine.settle(plan)
+    machine.obstacle = obstacle
+    comparison = await plan.compare_newest(machine, wait=False)
+    assert (comparison.outcome, comparison.decision, plan.all_compared) == (outcome, None, settled)
+    assert machine.running == 4
 
 
 async def test_other_programs_that_grow_make_instances_leave_and_their_end_lets_them_back() -> None:
@@ -148,7 +171,7 @@ async def test_other_programs_that_grow_make_instances_leave_and_their_end_lets_
     made = await machine.live(plan, 60, start=1000)
     assert [decision.move for _, decision in made] == [Move.ADD, Move.ADD]
     assert machine.running == 4
-    assert plan.proved, "what was measured before need not be measured again"
+    assert plan.all_compared, "what was measured before need not be measured again"
 
 
 async def test_without_a_queue_nobody_comes_back() -> None:

@@ -14,9 +14,10 @@ from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.scaling import scaled_fleet, sharing, workload
-from slotproxy.instances.scaling.growth import Arrival
+from slotproxy.instances.scaling import benchmark, scaled_fleet, sharing, workload
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle
 from slotproxy.instances.scaling.memory_monitor import MemoryMonitor
+from slotproxy.instances.scaling.scalable import Arrival
 from slotproxy.instances.scaling.scaled_fleet import ScaledFleet
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.conftest import QUICK, SOON, World, stub_launch, upstream_of
@@ -47,7 +48,7 @@ class Ground:
 
 @pytest.fixture
 async def ground(world: World, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
-    monkeypatch.setattr(scaled_fleet, "PATIENCE", 0.0)
+    monkeypatch.setattr(benchmark, "PATIENCE", 0.0)
     found = Ground(world, stub_launch(gguf))
     yield found
     for instance in found.fleet.instances:
@@ -77,7 +78,7 @@ async def test_the_newest_idle_one_goes_and_work_in_flight_goes_on(ground: Groun
 async def test_without_an_idle_one_the_newest_goes_when_its_request_has_ended(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scaled_fleet, "GOING", 0.0)
+    monkeypatch.setattr(scaled_fleet, "LEAVING", 0.0)
     await ground.add(2)
     leases = [ground.world.leases.take() for _ in range(2)]
     await ground.scaled.remove(hard=False)
@@ -123,7 +124,7 @@ async def test_an_engine_that_does_not_start_for_another_reason_than_memory_is_t
     assert [instance.id for instance in ground.failed] == [str(count - 1)]
 
 
-async def test_an_engine_without_memory_is_starved_and_the_first_to_go(ground: Ground, tmp_path: Path) -> None:
+async def test_an_engine_without_memory_is_the_first_to_go(ground: Ground, tmp_path: Path) -> None:
     await ground.add()
     program = tmp_path / "starving"
     program.write_text("#!/bin/sh\necho 'ds4: Metal model warmup failed: Insufficient Memory' >&2\nexit 1\n")
@@ -147,10 +148,10 @@ async def test_work_fills_some_context_and_learns_what_one_more_costs(ground: Gr
 
 
 async def test_instances_are_compared_with_one_less_in_turns(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaled_fleet, "WINDOW", 0.0)
+    monkeypatch.setattr(benchmark, "WINDOW", 0.0)
     await ground.add(2)
     pairs = await ground.scaled.compare(0.05, wait=True)
-    assert pairs is not None
+    assert isinstance(pairs, list)
     assert len(pairs) >= 2
     assert all(before > 0 and after > 0 for before, after in pairs)
     assert ground.scaled.level().idle == 2
@@ -158,11 +159,11 @@ async def test_instances_are_compared_with_one_less_in_turns(ground: Ground, mon
 
 async def test_with_clients_or_one_instance_there_is_no_comparison(ground: Ground) -> None:
     await ground.add()
-    assert await ground.scaled.compare(0.05, wait=True) is None
+    assert await ground.scaled.compare(0.05, wait=True) == NotMeasured(obstacle=Obstacle.TOO_FEW)
     await ground.add()
     lease = ground.world.leases.take()
     assert lease is not None
-    assert await ground.scaled.compare(0.05, wait=True) is None
+    assert await ground.scaled.compare(0.05, wait=True) == NotMeasured(obstacle=Obstacle.CLIENTS)
     lease.release()
 
 
@@ -172,7 +173,8 @@ async def test_engines_that_cannot_be_measured_are_not_compared(
     monkeypatch.setattr(workload, "request", lambda *_: ("/nowhere", {}))
     await ground.add(2)
     caplog.set_level("INFO")
-    assert await ground.scaled.compare(0.05, wait=True) == []
+    found = await ground.scaled.compare(0.05, wait=True)
+    assert found == NotMeasured(obstacle=Obstacle.ENGINE, sentence="instance 0 did not generate")
     assert "the instances cannot be compared: instance 0 did not generate" in caplog.text
 
 
