@@ -15,8 +15,8 @@ from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.wording import day, size
 from slotproxy.instances.wording import instances as count_of
-from slotproxy.instances.wording import size
 
 RULE = 80  # percent of the memory that a model and its KV caches should stay under, a rule of thumb for unified memory
 
@@ -95,8 +95,7 @@ class Outlook:
         if self.instances is not None:
             return f"{count_of(self.instances)}, as asked"
         if self.known is not None and self.measured is not None:
-            number = count_of(self.known)
-            return f"{number}, as found out before: {self.measured.sentence.removeprefix(f'{number}: ')}"
+            return f"{count_of(self.known)}, measured {day(self.measured.at)} ({self.measured.sentence})"
         if self.expected == self.max_instances:
             bound = "--max-instances"
         elif self.estimate.each is None:

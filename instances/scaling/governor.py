@@ -17,7 +17,7 @@ from slotproxy.instances.scaling.memory_monitor import MACHINE_EVERY, MemoryMoni
 from slotproxy.instances.scaling.scaled_fleet import ScaledFleet
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.wording import size
+from slotproxy.instances.wording import instances, size
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,9 @@ class Governor:
         level = scaled.level()
         if level.shortage and not self._warned:
             self._warned = True
-            logger.warning("%d instances as asked, but %s", level.running, level.shortage)
+            logger.warning(
+                "keeping %s, as asked, although memory is short: %s", instances(level.running), level.shortage
+            )
 
     async def _known(self) -> tuple[str, Calibration | None]:
         """The fingerprint of what runs, and what an earlier start found out about it."""

@@ -18,7 +18,6 @@ from slotproxy.instances.scaling.planner import Pair
 from slotproxy.instances.scaling.scalable import Arrival, Scalable
 from slotproxy.instances.scaling.watermarks import Level, Watermarks
 from slotproxy.instances.settings import SupplySettings
-from slotproxy.instances.wording import instances
 
 logger = logging.getLogger(__name__)
 
@@ -187,8 +186,9 @@ class Growth:
     def _as_known(self, known: Calibration) -> Decision:
         if known.reason in {"no-gain", "engine-oom"}:
             self._most = known.instances
-        sentence = f"{instances(known.instances)} as an earlier start found right ({known.sentence})"
-        return self.decide(Decision(move=Move.STOP, reason=known.reason, sentence=sentence))
+        return self.decide(
+            planner.known(running=known.instances, reason=known.reason, sentence=known.sentence, at=known.at)
+        )
 
     async def _examine(self, scaled: Scalable, arrival: Arrival, *, compare: bool) -> Decision | None:
         """Of the instance that has just been added: the decision against it, if there is one."""

@@ -3,10 +3,13 @@
 from statistics import median
 
 from slotproxy.instances.decisions import Decision, Move
-from slotproxy.instances.wording import instances, ordinal, size
+from slotproxy.instances.wording import about, article, day, instances, ordinal, size
 
 ROUNDS = 4  # comparisons with and without the newest instance until the median counts
 CLEAR_AFTER = 2  # so many that agree by twice the margin are enough
+
+REMOVING = ": removing it"
+REMOVING_NEWEST = ": removing the newest"
 
 Pair = tuple[float, float]
 """Tokens per second of all instances without the newest, and with it."""
@@ -28,26 +31,33 @@ def admit(
 
     `used` is what the running ones cost together at their busiest, `next_cost` what one more is predicted to cost,
     `limit` the most all may cost, `available` what the machine can give without swapping, `reserve` how much of that is
-    left to other programs (all in bytes). `kind` is a word before "limit", `remedy` what could lift it. The first is
+    kept for other programs (all in bytes). `kind` is a word before "limit", `remedy` what could lift it. The first is
     always admitted: without it there is nothing to measure, and its user asked for it.
     """
     if running == 0:
         return Decision(move=Move.ADD, reason="first", sentence="the first instance is always started")
-    so_far = instances(running)
     if running >= max_instances:
-        return Decision(move=Move.STOP, reason="max-instances", sentence=f"{so_far}: that is the most that is allowed")
+        sentence = f"no {ordinal(running + 1)} instance: {running} is the most that is allowed"
+        return Decision(move=Move.STOP, reason="max-instances", sentence=sentence)
     left = max(0, limit - used)
-    need = f"{so_far}: {ordinal(running + 1)} would need {size(next_cost)}"
-    under = f"{size(left)} are left under the {size(limit)} {kind}limit"
+    under = f"{size(left)} free under the {kind}limit"
     if next_cost > left:
         ways = ["a smaller --ctx-size needs less"] * (next_cost <= 2 * left) + [remedy] * bool(remedy)
-        sentence = "; ".join([f"{need}, {under}", *ways])
-        return Decision(move=Move.STOP, reason="memory", sentence=sentence)
+        return _no_more(running, next_cost, "; ".join([f"{under} of {size(limit)}", *ways]))
     if next_cost > available - reserve:
-        free = f"{size(max(0, available))} are available on this machine (other programs hold the rest)"
-        kept = f", of which {size(reserve)} are left to them" if reserve else ""
-        return Decision(move=Move.STOP, reason="memory", sentence=f"{need}, {free}{kept}")
-    return Decision(move=Move.ADD, reason="fits", sentence=f"{need}, {under}: starting it")
+        kept = f", of which {size(reserve)} are kept for other programs" if reserve else ""
+        return _no_more(running, next_cost, f"this machine has {size(max(0, available))} available{kept}")
+    sentence = f"starting {_one_more(running)}: needs {about(next_cost)}, {under}"
+    return Decision(move=Move.ADD, reason="fits", sentence=sentence)
+
+
+def _no_more(running: int, next_cost: int, why: str) -> Decision:
+    sentence = f"no {ordinal(running + 1)} instance: it would need {about(next_cost)}, {why}"
+    return Decision(move=Move.STOP, reason="memory", sentence=sentence)
+
+
+def _one_more(running: int) -> str:
+    return f"{article(running + 1)} {ordinal(running + 1)} instance"
 
 
 def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
@@ -57,25 +67,32 @@ def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | N
     """
     if used <= limit:
         return None
-    what = (
-        f"{instances(running)} at work use{'s' * (running == 1)} {size(used)}, more than the {size(limit)} {kind}limit"
-    )
-    if running == 1:
-        return Decision(move=Move.STOP, reason="memory", sentence=f"{what}; the only one is kept")
-    return Decision(move=Move.REMOVE, reason="memory", sentence=f"{what}: taking the newest out")
+    what = f"{instances(running)} at work use{'s' * (running == 1)} {size(used)}, the {kind}limit is {size(limit)}"
+    return _one_less(running, "memory", what)
 
 
 def stalled(*, running: int, stall: str) -> Decision:
     """The machine is short of memory, as `stall` says, while `running` instances work."""
-    move = Move.STOP if running == 1 else Move.REMOVE
-    ending = "the only one is kept" if running == 1 else "taking the newest out"
-    return Decision(move=move, reason="pressure", sentence=f"{instances(running)}: {stall}; {ending}")
+    return _one_less(running, "pressure", f"{instances(running)} at work, and {stall}")
+
+
+def _one_less(running: int, reason: str, what: str) -> Decision:
+    if running == 1:
+        return Decision(move=Move.STOP, reason=reason, sentence=f"{what}: keeping it, as it is the only one")
+    return Decision(move=Move.REMOVE, reason=reason, sentence=f"{what}{REMOVING_NEWEST}")
 
 
 def out_of_memory(*, running: int, sentence: str) -> Decision:
     """The engine of the newest of `running` instances found no memory; `sentence` is what it said."""
-    text = f"{instances(running - 1)}: {ordinal(running)} did not start ({sentence}); it is not tried again"
+    text = f"no {ordinal(running)} instance, now or later: its engine found no memory ({sentence})"
     return Decision(move=Move.REMOVE, reason="engine-oom", sentence=text)
+
+
+def known(*, running: int, reason: str, sentence: str, at: float) -> Decision:
+    """As many as an earlier start found right at `at` (seconds since 1970), and what it said then."""
+    why = sentence.removesuffix(REMOVING).removesuffix(REMOVING_NEWEST)
+    text = f"using {instances(running)}, measured {day(at)}; --recalibrate to repeat (found then: {why})"
+    return Decision(move=Move.STOP, reason=reason, sentence=text)
 
 
 def enough(gains: list[float], min_gain: float) -> bool:
@@ -94,17 +111,17 @@ def gain(rates: list[Pair]) -> float:
 def proved(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
     """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
 
-    Their ratios decide: what else the machine does comes and goes, and each pair was measured together.
+    The median of the ratios decides: what else the machine does changes over time, and hits both of a pair alike.
     """
     ratio, after = gain(rates), median(after for _, after in rates)
     more = ratio - 1
-    sentence = (
-        f"{instances(running)} make {after:.1f} tokens/s together, {running - 1} made {after / ratio:.1f}: "
-        f"{abs(more) * 100:.0f} % {'more' if more >= 0 else 'less'}"
-    )
+    newest = f"{article(running)} {ordinal(running)} instance"
+    speeds = f"{after / ratio:.1f} to {after:.1f} tokens/s"
     if more >= min_gain:
+        sentence = f"{newest} adds {more * 100:.0f} % ({speeds}): keeping it"
         return Decision(move=Move.KEEP, reason="gain", sentence=sentence)
-    sentence = f"{sentence}, --min-gain is {min_gain * 100:g} %: taking the newest out"
+    effect = "adds only" if more >= 0 else "costs"
+    sentence = f"{newest} {effect} {abs(more) * 100:.0f} % ({speeds}, --min-gain {min_gain * 100:g} %){REMOVING}"
     return Decision(move=Move.REMOVE, reason="no-gain", sentence=sentence)
 
 

@@ -18,6 +18,7 @@ from slotproxy.instances.scaling.planner import Pair
 from slotproxy.instances.scaling.scalable import Arrival
 from slotproxy.instances.scaling.watermarks import Level
 from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.wording import instances
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ class ScaledFleet:
         upstreams = [upstream for instance in self._fleet.staying if (upstream := instance.upstream) is not None]
         if len(upstreams) < 2:
             return NotMeasured(obstacle=Obstacle.TOO_FEW)
+        logger.info("measuring: comparing %s with %d", instances(len(upstreams)), len(upstreams) - 1)
         found = await self._benchmark.compare(upstreams, min_gain, patience=benchmark.PATIENCE if wait else 0.0)
         if isinstance(found, NotMeasured) and found.obstacle is Obstacle.ENGINE:
             logger.info("the instances cannot be compared: %s", found.sentence)

@@ -1,15 +1,15 @@
-"""When running instances are taken out for want of memory, and when one comes back. Pure: time comes in as a number.
+"""When a running instance is removed for want of memory, and when one comes back. Pure: time enters as a number.
 
-Two watermarks. Over the soft one (the limit, or too little left for other programs, or a machine that stalls) the
-newest idle instance goes; work in flight is finished. Over the hard one (95 % of the total) a busy one goes at once.
-One comes back when requests wait, there has been room for it for a while, and more of it than it takes: two marks and a
-pause, or the same instance would come and go. One that had to go soon after it came makes the pause longer.
+Over the soft watermark (the limit, too little left for other programs, or a machine that stalls) the newest idle
+instance is removed, and a busy one after its request. Over the hard one (95 % of the total) a busy one is removed at
+once. One comes back when requests wait and there has been room for it, and some more, for a while: without the
+difference and the pause the same instance would come and go. The pause doubles when it has to leave again soon.
 """
 
 from dataclasses import dataclass
 
 from slotproxy.instances.decisions import Decision, Move
-from slotproxy.instances.wording import instances, size
+from slotproxy.instances.wording import article, instances, ordinal, size
 
 HARD = 0.95  # of the effective total
 RESERVE = 0.10  # of the effective total: left to other programs
@@ -49,9 +49,13 @@ class Level:
     def shortage(self) -> str:
         """Why there are too many; "" if there are not."""
         if self.used > self.limit:
-            return f"they use {size(self.used)}, more than the {size(self.limit)} {self.kind}limit"
+            many = instances(self.running)
+            return (
+                f"{many} use{'s' * (self.running == 1)} {size(self.used)}, the {self.kind}limit is {size(self.limit)}"
+            )
         if self.available < self.reserve:
-            return f"{size(self.available)} of {size(self.total)} are available, other programs need more"
+            kept = f"{size(self.reserve)} are kept for other programs"
+            return f"{size(self.available)} of {size(self.total)} are available, {kept}"
         return ""
 
     @property
@@ -108,30 +112,32 @@ class Watermarks:
         if now - self._changed < REST or (not level.shortage and now - self._stalled_at < STALL_REST):
             return None
         reason = "memory" if level.shortage else "pressure"
-        sentence = f"{instances(level.running)}: {level.shortage or level.stall}"
+        sentence = f"memory is short: {level.shortage or level.stall}"
         if level.running <= 1:
             return self._warn(reason, sentence)
         if self._added is not None:
             self._pause = min(self._pause * 2, LONGEST_PAUSE) if now - self._added < RELAPSE else PAUSE
             self._added = None
         self._changed = self._stalled_at = now
-        busy = "the newest with its request" if level.critical else "the newest after its request"
-        return Decision(
-            move=Move.REMOVE,
-            reason=reason,
-            sentence=f"{sentence}: taking out {'the newest idle one' if level.idle else busy}",
-        )
+        return Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}; removing {_chosen(level)}")
 
     def _warn(self, reason: str, sentence: str) -> Decision | None:
         """Once per shortage: the only instance is kept."""
         if self._warned:
             return None
         self._warned = True
-        return Decision(move=Move.STOP, reason=reason, sentence=f"{sentence}; the only one is kept")
+        return Decision(move=Move.STOP, reason=reason, sentence=f"{sentence}; keeping the only instance")
 
     def _return(self, level: Level, now: float) -> Decision:
         self._changed = self._added = now
         self._roomy_since = None
+        newest = f"{article(level.running + 1)} {ordinal(level.running + 1)} instance"
         waiting = f"{level.queued} request{'s wait' if level.queued > 1 else ' waits'}"
-        sentence = f"{instances(level.running)}: {waiting}, and there is room for {size(level.next_cost)}: adding one"
+        sentence = f"starting {newest}: {waiting}, and there is room again for the {size(level.next_cost)} it needs"
         return Decision(move=Move.ADD, reason="room", sentence=sentence)
+
+
+def _chosen(level: Level) -> str:
+    if level.idle:
+        return f"the newest idle one of {instances(level.running)}"
+    return f"the newest of {instances(level.running)} {'with' if level.critical else 'after'} its request"

@@ -10,7 +10,9 @@ from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.operator import Operator
 
 FITS = Decision(move=Move.ADD, reason="fits", sentence="it fits")
-FULL = Decision(move=Move.STOP, reason="memory", sentence="a second would need 81.2 GiB, 14.1 GiB are left")
+FULL = Decision(
+    move=Move.STOP, reason="memory", sentence="no 2nd instance: it would need about 81.2 GiB, 14.1 GiB free"
+)
 
 
 class One:

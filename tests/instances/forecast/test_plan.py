@@ -41,7 +41,7 @@ ROOMY = Outlook(
 FOUND = Calibration(
     instances=3,
     reason="no-gain",
-    sentence="3 instances: a fourth made 1 % more",
+    sentence="a 4th instance adds only 1 %",
     metric="resident",
     cost=2 * GIB,
     used=9 * GIB,
@@ -113,7 +113,7 @@ def test_a_model_that_does_not_tell_its_cost_is_planned_without_an_estimate() ->
 
 def test_what_was_found_out_before_is_what_auto_starts_with() -> None:
     known = replace(ROOMY, measured=FOUND)
-    assert (known.expected, known.why) == (3, "3 instances, as found out before: a fourth made 1 % more")
+    assert (known.expected, known.why) == (3, "3 instances, measured 1970-01-01 (a 4th instance adds only 1 %)")
     assert replace(known, anew=True).expected == ROOMY.expected
     assert replace(known, instances=2).why == "2 instances, as asked"
 

@@ -53,7 +53,8 @@ async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_
     assert [decision.reason for decision in first] == ["max-instances"]
     (again,) = await settled(tmp_path, demo_model)
     assert (again.reason, again.move) == ("max-instances", Move.STOP)
-    assert again.sentence == f"1 instance as an earlier start found right ({first[0].sentence})"
+    assert again.sentence.startswith("using 1 instance, measured 2")
+    assert again.sentence.endswith(f"; --recalibrate to repeat (found then: {first[0].sentence})")
     assert await settled(tmp_path, demo_model, recalibrate=True) == first
 
 
@@ -140,10 +141,10 @@ async def test_as_many_as_the_user_asked_for_stay_and_passing_the_limit_is_said_
     async with supplying(tmp_path, demo_model, instances=2, memory_limit=MemoryLimit(size=1)) as supply:
         await supply.until(ready=2)
         async with asyncio.timeout(SOON):
-            while "2 instances as asked, but they use" not in caplog.text:
+            while "keeping 2 instances, as asked, although memory is short: 2 instances use" not in caplog.text:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        assert caplog.text.count("as asked, but") == 1
+        assert caplog.text.count("as asked, although") == 1
         assert decisions(supply) == []
         await supply.until(ready=2)
 

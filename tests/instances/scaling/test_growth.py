@@ -50,7 +50,7 @@ async def test_the_limit_of_the_contract_leaves_a_third_out_and_says_the_numbers
     machine = Simulated(total=256 * GIB, base=28.3 * GIB, each=81.2 * GIB, rates=(33, 49.5))
     plan = growth()
     assert await machine.settle(plan) == (2, "memory")
-    expected = "2 instances: a third would need 81.2 GiB, 14.1 GiB are left under the 204.8 GiB limit"
+    expected = "no 3rd instance: it would need about 81.2 GiB, 14.1 GiB free under the limit of 204.8 GiB"
     assert plan.decisions[-1].sentence == expected
 
 
@@ -80,7 +80,7 @@ async def test_a_laptop_keeps_a_tenth_for_its_other_programs() -> None:
     laptop = Simulated(total=16 * GIB, once=4.9 * GIB, each=0.8 * GIB, others=7 * GIB, rates=rates)
     plan = growth()
     assert await laptop.settle(plan) == (3, "memory")
-    assert "are left to them" in plan.decisions[-1].sentence
+    assert "are kept for other programs" in plan.decisions[-1].sentence
 
 
 async def test_a_container_of_4_gib_is_what_counts_on_a_host_of_256() -> None:
@@ -92,7 +92,9 @@ async def test_an_engine_out_of_memory_settles_and_is_not_tried_again() -> None:
     machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), out_of_memory_at=3)
     plan = growth()
     assert await machine.settle(plan) == (2, "engine-oom")
-    assert plan.decisions[-1].sentence.startswith("2 instances: a third did not start (Insufficient Memory")
+    assert plan.decisions[-1].sentence.startswith(
+        "no 3rd instance, now or later: its engine found no memory (Insufficient Memory"
+    )
     machine.queued = 5
     assert await machine.live(plan, 1000) == []
     assert machine.starts == 3
@@ -103,7 +105,7 @@ async def test_a_first_instance_that_passes_the_limit_is_kept_and_said_once() ->
     plan = growth()
     assert await machine.settle(plan) == (1, "memory")
     assert [decision.move for decision in plan.decisions] == [Move.STOP]
-    assert "1 instance at work uses 9.0 GiB, more than the 8.0 GiB limit" in plan.decisions[0].sentence
+    assert "1 instance at work uses 9.0 GiB, the limit is 8.0 GiB" in plan.decisions[0].sentence
 
 
 async def test_what_an_earlier_start_found_right_is_started_without_a_comparison() -> None:
