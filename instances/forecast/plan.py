@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from slotproxy.instances.forecast.estimate import Estimate
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.memory import nvidia
@@ -22,8 +21,43 @@ RULE = 80  # percent of the memory that a model and its KV caches should stay un
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """Sizes are bytes."""
+class Estimate:
+    """What instances with the same context cost by the model's file alone. Sizes are bytes.
+
+    Weights and KV cache are all that a file tells. Compute buffers, the engine's heap and what it keeps of old prompts
+    come on top, so an estimate is a lower bound; only a measurement knows the rest.
+    """
+
+    weights: int
+    kv: int | None  # of one instance with a full context; None where the file does not tell
+    shares: bool  # all instances map one copy of the weights
+
+    @property
+    def once(self) -> int:
+        """What is there once, however many instances run."""
+        return self.weights if self.shares else 0
+
+    @property
+    def each(self) -> int | None:
+        """What one more instance costs."""
+        own = 0 if self.shares else self.weights
+        if self.kv is None:
+            return own or None
+        return own + self.kv
+
+    def total(self, instances: int) -> int | None:
+        return None if self.each is None else self.once + instances * self.each
+
+    def fitting(self, limit: int) -> int | None:
+        """How many stay within `limit` together; None where that cannot be told, as for a model without a KV cache."""
+        if not self.each:
+            return None
+        return max(0, limit - self.once) // self.each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What would run. Sizes are bytes."""
 
     facts: ModelFacts
     profile: Profile
@@ -38,7 +72,7 @@ class Outlook:
     max_instances: int
     estimate: Estimate
     measured: Calibration | None  # what an earlier start found out about the same
-    anew: bool  # and whether the next start looks away from it
+    anew: bool  # whether the next start measures again all the same
 
     @property
     def under_limit(self) -> int | None:
@@ -140,7 +174,7 @@ class Outlook:
             yield f"{self.ctx} tokens of context are more than the {trained} that the model was trained for"
 
 
-async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
+async def forecast(settings: SupplySettings, facts: ModelFacts) -> Forecast:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
     profile = selection.choose(settings.engine, facts, settings.engine_bin)
     own_arguments.check(profile, settings.engine_args)
@@ -152,7 +186,7 @@ async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     total = machine.total()
     ctx = context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args))
     kv_token = facts.shape.kv_token
-    return Outlook(
+    return Forecast(
         facts=facts,
         profile=profile,
         missing=missing,
