@@ -26,7 +26,7 @@ async def plan(played: Played, monkeypatch: pytest.MonkeyPatch, **script: float)
         model=Path(played.model), engine=played.name, ctx_size=2048, state_dir=played.folder / "state"
     )
     facts = model.check(Path(played.model), names=selection.takes_names(played.name))
-    return await launch.plan(settings, facts)
+    return await launch.prepare(settings, facts)
 
 
 async def come_up(engine: Engine, probe: Probe) -> None:

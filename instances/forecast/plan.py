@@ -212,12 +212,12 @@ async def forecast(settings: SupplySettings, facts: ModelFacts) -> Forecast:
 async def _measured(settings: SupplySettings, facts: ModelFacts, total: Total) -> Calibration | None:
     """What `auto` found out; with a number of instances asked for it is still worth showing."""
     asked = replace(settings, instances=None)
-    plan = await launch.plan(asked, facts)
+    launched = await launch.prepare(asked, facts)
     totals = [total]
     if settings.memory_metric == "auto" and nvidia.usable():  # it may have turned to the GPU's once the engine worked
         totals.append(machines.choose("vram").total())
     for each in totals:
-        key = await asyncio.to_thread(calibration.fingerprint, plan, asked, each)
+        key = await asyncio.to_thread(calibration.fingerprint, launched, asked, each)
         found = await asyncio.to_thread(calibration.load, settings.state_dir, key)
         if found is not None:
             return found

@@ -97,7 +97,7 @@ def threads(settings: SupplySettings) -> int:
     return max(1, cores // expected)
 
 
-async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
+async def prepare(settings: SupplySettings, facts: ModelFacts) -> Launch:
     """What every instance of `settings` has in common. Raises ConfigurationError."""
     profile = selection.choose(settings.engine, facts, settings.engine_bin)
     own_arguments.check(profile, settings.engine_args)

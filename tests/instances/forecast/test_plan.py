@@ -142,7 +142,7 @@ async def test_a_result_in_the_state_directory_is_found_by_what_a_start_would_lo
     wanted = SupplySettings(model=demo_model, state_dir=tmp_path, max_instances=5)
     facts = model.check(demo_model)
     assert (await plan.forecast(wanted, facts)).measured is None
-    launched = await launch.plan(wanted, facts)
+    launched = await launch.prepare(wanted, facts)
     calibration.keep(tmp_path, calibration.fingerprint(launched, wanted, process_tree.effective_total()), FOUND)
     assert (await plan.forecast(wanted, facts)).measured == FOUND
     assert (await plan.forecast(replace(wanted, instances=2), facts)).measured == FOUND

@@ -108,9 +108,9 @@ async def test_a_name_goes_to_the_engine_as_it_is_and_a_path_as_an_absolute_one(
     monkeypatch.setenv("PATH", str(tmp_path))
     settings = SupplySettings(model=Path("m"), state_dir=Path("s"), engine="vllm")
     named = ModelFacts(path=Path("org/m:3b"), name="org/m:3b", kind="name", size=0)
-    assert "org/m:3b" in (await launch.plan(settings, named)).command(PLACE)
+    assert "org/m:3b" in (await launch.prepare(settings, named)).command(PLACE)
     there = ModelFacts(path=Path("m"), name="m", kind="directory", size=1)
-    assert (await launch.plan(settings, there)).model.is_absolute()
+    assert (await launch.prepare(settings, there)).model.is_absolute()
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,4 @@ def test_all_engines_together_have_no_more_threads_than_there_are_cores(
 async def test_a_launch_is_refused_with_arguments_that_are_not_the_users_to_set(demo_model: Path) -> None:
     settings = SupplySettings(model=demo_model, state_dir=Path(), engine="embedded", engine_args=("-np", "4"))
     with pytest.raises(ConfigurationError, match=r"^-np after -- is set by slotproxy: give --instances before --"):
-        await launch.plan(settings, model.check(demo_model))
+        await launch.prepare(settings, model.check(demo_model))

@@ -97,7 +97,7 @@ def test_what_was_measured_stands_beside_the_estimate(
 ) -> None:
     argv = ["--state-dir", str(tmp_path), "--max-instances", "4"]
     supply = load(argv, {}).supply(demo_model)
-    launched = asyncio.run(launch.plan(supply, model.check(demo_model)))
+    launched = asyncio.run(launch.prepare(supply, model.check(demo_model)))
     found = calibration.Calibration(
         instances=2,
         reason="memory",
