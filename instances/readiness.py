@@ -45,7 +45,7 @@ class Readiness:
             self._judge()
 
     def start_failed(self, instance: Instance, planned: int) -> bool:
-        """`instance`, one of so many `planned`, did not come up. Whether the whole start has failed: then `fatal` is set."""
+        """`instance`, one of so many `planned`, did not come up. True: the start as a whole has failed, see `fatal`."""
         failure = instance.status.failure
         another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._fleet.instances) < planned
         if self._ever_ready or self._elsewhere() or another:
