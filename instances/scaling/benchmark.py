@@ -74,7 +74,7 @@ class Benchmark:
         if launch is None:
             return NotMeasured(obstacle=Obstacle.ENGINE, sentence="there is none to start")
         for attempt in range(ATTEMPTS):
-            if planner.enough([after / before for before, after in pairs], min_gain):
+            if planner.settled([after / before for before, after in pairs], min_gain):
                 break
             sets = [upstreams[:-1], upstreams]
             runs: dict[int, Run] = {}

@@ -149,7 +149,7 @@ class Growth:
     async def _judge(self, scaled: Scalable, running: int, rates: list[Pair]) -> Comparison:
         one_less = self.rates.setdefault(running - 1, median(before for before, _ in rates))
         self.rates[running] = one_less * planner.gain(rates)
-        decision = self.decide(planner.proved(running=running, rates=rates, min_gain=self._settings.min_gain))
+        decision = self.decide(planner.judge_newest(running=running, rates=rates, min_gain=self._settings.min_gain))
         if decision.move is not Move.REMOVE:
             self._uncompared = 0  # an instance that gains enough as the newest gained enough before, too
             return Comparison(outcome=Outcome.KEPT, decision=decision)
@@ -214,7 +214,7 @@ class Growth:
     def _too_much(self, level: Level) -> Decision | None:
         if level.stall:
             return planner.stalled(running=level.running, stall=level.stall)
-        return planner.over(running=level.running, used=level.peak, limit=level.limit, kind=level.kind)
+        return planner.over_limit(running=level.running, used=level.peak, limit=level.limit, kind=level.kind)
 
     async def _out_of_memory(self, scaled: Scalable) -> Decision:
         running = scaled.level().running

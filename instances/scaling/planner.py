@@ -60,7 +60,7 @@ def _one_more(running: int) -> str:
     return f"{article(running + 1)} {ordinal(running + 1)} instance"
 
 
-def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
+def over_limit(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
     """Take the newest of `running` instances back when all of them at work cost more than `limit`; None: they do not.
 
     The only one stays, whatever it costs.
@@ -95,7 +95,7 @@ def known(*, running: int, reason: str, sentence: str, at: float) -> Decision:
     return Decision(move=Move.STOP, reason=reason, sentence=text)
 
 
-def enough(gains: list[float], min_gain: float) -> bool:
+def settled(gains: list[float], min_gain: float) -> bool:
     """Whether `gains`, each the rate with the newest instance divided by the one without it, settle the question."""
     wanted = 1 + min_gain
     clear = [gain >= wanted + min_gain or gain <= 1 for gain in gains]
@@ -108,7 +108,7 @@ def gain(rates: list[Pair]) -> float:
     return median(after / before for before, after in rates)
 
 
-def proved(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
+def judge_newest(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
     """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
 
     The median of the ratios decides: what else the machine does changes over time, and hits both of a pair alike.

@@ -9,11 +9,11 @@ from slotproxy.instances.decisions import Move
 from slotproxy.instances.scaling.planner import (
     admit,
     at_full_context,
-    enough,
+    judge_newest,
     known,
     out_of_memory,
-    over,
-    proved,
+    over_limit,
+    settled,
     stalled,
 )
 
@@ -171,8 +171,8 @@ def test_what_fits_exactly_is_admitted() -> None:
 
 
 def test_who_is_over_the_limit_at_work_goes_unless_it_is_the_only_one() -> None:
-    assert over(running=2, used=GIB, limit=GIB) is None
-    several, only = over(running=2, used=GIB + 1, limit=GIB), over(running=1, used=2 * GIB, limit=GIB)
+    assert over_limit(running=2, used=GIB, limit=GIB) is None
+    several, only = over_limit(running=2, used=GIB + 1, limit=GIB), over_limit(running=1, used=2 * GIB, limit=GIB)
     assert several is not None
     assert only is not None
     assert (several.move, only.move) == (Move.REMOVE, Move.STOP)
@@ -191,7 +191,7 @@ def test_an_engine_without_memory_is_quoted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gains", "settled"),
+    ("gains", "enough"),
     [
         ([], False),
         ([1.9], False),
@@ -203,18 +203,18 @@ def test_an_engine_without_memory_is_quoted() -> None:
         ([1.06, 1.04, 1.05, 1.02], True),
     ],
 )
-def test_a_clear_gain_needs_few_comparisons_and_a_close_one_more(gains: list[float], settled: bool) -> None:
-    assert enough(gains, 0.05) is settled
+def test_a_clear_gain_needs_few_comparisons_and_a_close_one_more(gains: list[float], enough: bool) -> None:
+    assert settled(gains, 0.05) is enough
 
 
 def test_the_median_of_the_gains_decides() -> None:
-    kept = proved(running=2, rates=[(10, 15), (5, 7.4), (10, 2)], min_gain=0.05)
+    kept = judge_newest(running=2, rates=[(10, 15), (5, 7.4), (10, 2)], min_gain=0.05)
     assert (kept.move, kept.reason) == (Move.KEEP, "gain")
     assert kept.sentence == "a 2nd instance adds 48 % (5.0 to 7.4 tokens/s): keeping it"
-    dropped = proved(running=3, rates=[(20, 20.5)], min_gain=0.05)
+    dropped = judge_newest(running=3, rates=[(20, 20.5)], min_gain=0.05)
     assert (dropped.move, dropped.reason) == (Move.REMOVE, "no-gain")
     assert dropped.sentence == "a 3rd instance adds only 2 % (20.0 to 20.5 tokens/s, --min-gain 5 %): removing it"
-    slower = proved(running=8, rates=[(20, 19)], min_gain=0.05)
+    slower = judge_newest(running=8, rates=[(20, 19)], min_gain=0.05)
     assert slower.sentence == "an 8th instance costs 5 % (20.0 to 19.0 tokens/s, --min-gain 5 %): removing it"
 
 
