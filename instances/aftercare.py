@@ -1,4 +1,4 @@
-"""What requests leave behind: slots whose engine may still be working, upstreams a request found wanting."""
+"""What requests leave behind: slots whose engine may still be working, upstreams on which a request failed."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -32,12 +32,12 @@ class Aftercare:
         self._closed = False
 
     def close(self) -> None:
-        """The engines are being ended: nothing is worth waiting for any more."""
+        """The engines are being ended: slots are released without waiting for them."""
         self._closed = True
 
     def abandoned(self, lease: Lease) -> None:
-        """The slot comes back once the engine is idle; of an upstream's requests nothing is known but that a reset
-        takes a moment to be noticed.
+        """Release the slot once the engine is idle. An upstream does not tell when it is: its slot is released after
+        the moment that a reset takes to reach it.
         """
         member = None if self._closed else self._behind(lease.upstream)
         if isinstance(member, Instance):
@@ -48,7 +48,7 @@ class Aftercare:
             lease.release()
 
     def failed(self, upstream: Upstream, reason: str) -> None:
-        """`hang` restarts the instance; anything else withdraws it until it is known to be alive."""
+        """After `hang` the instance is restarted; after anything else it is withdrawn until it answers again."""
         member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
             member.failed(reason)
@@ -60,13 +60,13 @@ class Aftercare:
             self._tasks.create_task(self._check(member, upstream))
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        """What it says of its rate limits decides how much it is asked."""
+        """An upstream is asked as much as it says that it allows."""
         member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
             member.answered(status, fields, body)
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
-        """Only where there are no instances: they may be starting, or come back."""
+        """Where there are instances never: one may be starting, or come back."""
         remotes = [member for member in self._members() if isinstance(member, Remote)]
         if not remotes or len(remotes) < len(self._members()):
             return None
@@ -91,7 +91,7 @@ class Aftercare:
             lease.release()
 
     async def _check(self, instance: Instance, upstream: Upstream) -> None:
-        """Offer it again as soon as it answers; its end is the business of its own task."""
+        """Offer it again as soon as it answers; nothing is left to do when it ends."""
         try:
             if not await _unless_gone(instance, upstream, _answers(instance, upstream)):
                 instance.restart(Failure(cause=Cause.HANG, sentence="the engine lives but does not answer"))
@@ -111,7 +111,7 @@ async def _answers(instance: Instance, upstream: Upstream) -> bool:
 
 
 async def _unless_gone(instance: Instance, upstream: Upstream, question: Coroutine[Any, Any, bool]) -> bool:
-    """The answer to `question`, or True as soon as the engine is gone: then nothing needs to be done to it."""
+    """The answer to `question`; True as soon as the engine is gone, since nothing is left to be done to it then."""
     async with asyncio.TaskGroup() as race:
         asked = race.create_task(question)
         gone = race.create_task(instance.gone(upstream))

@@ -207,8 +207,12 @@ class Supervisor:
         async with asyncio.TaskGroup() as leaving:
             for instance in surplus:
                 leaving.create_task(self._fleet.remove(instance, patience))
-            if wanted is not None and (not changed or await self._fleet.roll(self._fleet.staying, patience, wanted)):
+            if wanted is not None and (not changed or await self._restart_all(wanted)):
                 await self._populate()
+
+    async def _restart_all(self, wanted: Launch) -> bool:
+        """Whether each became ready again."""
+        return await self._fleet.restart_in_turn(self._fleet.staying, self._settings.drain_timeout, wanted)
 
     # Running
 

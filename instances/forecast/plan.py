@@ -146,7 +146,7 @@ class Forecast:
         if asked.warning is not None:
             yield f"{count_of(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
         yield from selection.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
-        if not self.profile.memory.shared and not self.profile.sole:
+        if not self.profile.memory.shared and not self.profile.better_in_one_process:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
             yield f"{self.profile.name} does not share the model's memory: every instance has a copy of its own{note}"
 

@@ -59,7 +59,7 @@ async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
         async with asyncio.timeout(HELP_TIMEOUT):
             output, _ = await process.communicate()
     except TimeoutError:
-        logger.warning("%s --help does not end; taking its newest options for granted", program[0])
+        logger.warning("%s --help does not end: it is assumed to have the newest options", program[0])
         return " ".join(options.flag for options in profile.options)
     finally:
         if process.returncode is None:

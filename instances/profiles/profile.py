@@ -177,7 +177,7 @@ class Profile(_Table, frozen=True, kw_only=True):
         return "divided" if self.context.divided else "each"
 
     @property
-    def sole(self) -> bool:
+    def better_in_one_process(self) -> bool:
         """Whether one process that batches is better than several: they would not share the model."""
         return self.batching is not None and not self.memory.shared
 

@@ -35,7 +35,7 @@ def takes_names(engine: str) -> bool:
 
 def cautions(profile: Profile, *, instances: int | None, ctx_size: int | None) -> Iterator[str]:
     """Sentences about what is allowed and seldom sensible with this engine."""
-    if profile.batching is not None and profile.sole and instances != 1:
+    if profile.batching is not None and profile.better_in_one_process and instances != 1:
         yield (
             f"{profile.name} can work on several requests at a time in one process, and its processes do not share the "
             f"model: rather than several instances, start one yourself with {profile.batching.how} and give it as "

@@ -18,7 +18,7 @@ from functools import lru_cache
 from slotproxy.instances.snapshot import Allowance
 from slotproxy.instances.upstream import REFUSALS, Field
 
-LONGEST = 24 * 3600.0  # seconds; whoever names a later moment cannot have meant it
+LONGEST = 24 * 3600.0  # seconds; a later moment is taken for a mistake
 REFILL = 0.05  # part of a limit that should be there again before the next request is sent
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 _OPENAI = re.compile(rb"x-ratelimit-(limit|remaining|reset)-(requests|tokens)")

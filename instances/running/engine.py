@@ -1,4 +1,4 @@
-"""One running engine: its process, port, lock and directory, and how it comes up. What follows, `instance` decides."""
+"""One running engine: its process, port, lock and directory, and how it comes up. `instance` decides what follows."""
 
 import asyncio
 import errno
@@ -67,7 +67,7 @@ class Engine:
         return self._log.received
 
     async def wait_until_ready(self, probe: Probe) -> None:
-        """Raises EngineFailed: too late, it says that it cannot, or a stranger answers in its place."""
+        """Raises EngineFailed: it took too long, said why it cannot go on, or another process answers on its port."""
         ready = self._launch.profile.ready
         try:
             async with asyncio.timeout(ready.timeout):
@@ -91,7 +91,7 @@ class Engine:
             pause = min(pause * 1.2, LONGEST_LOOK)
 
     async def warm_up(self, probe: Probe) -> None:
-        """Generate once, measure, then ask what a client will want to know. Raises EngineFailed."""
+        """Generate once, read its memory, then ask for its context and models. Raises EngineFailed."""
         profile = self._launch.profile
         trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
         if trouble is not None:
@@ -112,11 +112,11 @@ class Engine:
 
     @property
     def stale(self) -> bool:
-        """Whether the model file is another one by now, or gone: the engine has the old one mapped and serves that."""
+        """Whether the model file was replaced or removed: the engine goes on with the old one, which it has mapped."""
         return _identity(self._launch.model) != self._model
 
     async def stop(self, *, hung: bool = False) -> Exit:
-        """End it by its stop plan; one that hangs is not waited for as long as one that writes its KV cache."""
+        """End it as its profile says, or sooner if it is `hung`: then there is no KV cache that it is writing."""
         plan = self._launch.profile.stop
         if hung:
             return await self.process.stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))

@@ -1,4 +1,4 @@
-"""Where one member of the supply stands, and the only way to move it: one log line and one metric per step."""
+"""The state of one instance or upstream, and the only way to change it: every step is one log line and one metric."""
 
 import logging
 import time

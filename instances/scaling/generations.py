@@ -73,7 +73,8 @@ class Generations:
     def _take_all(self, upstreams: Sequence[Upstream]) -> list[Lease]:
         """One slot of each, or none at all: all of them are idle now, and nobody waits.
 
-        None either where a client that comes would be refused, or sent elsewhere at a cost, instead of waiting.
+        None either where a client that comes meanwhile could not wait, but would be refused or sent elsewhere at a
+        cost.
         """
         offered = set(self._leases.upstreams)
         if not self._leases.queue_limit or any(upstream.overflow for upstream in offered):

@@ -43,7 +43,7 @@ class Comparison:
 
 
 class Growth:
-    """Keeps its decisions."""
+    """Of one supply; remembers its decisions and what it found out."""
 
     def __init__(self, settings: SupplySettings) -> None:
         self.decisions: deque[Decision] = deque(maxlen=KEPT)
@@ -51,11 +51,11 @@ class Growth:
         self.rates: dict[int, float] = {}  # tokens per second of so many instances together
         self._settings = settings
         self._watermarks = Watermarks()
-        self._most: int | None = None  # found out to be enough; None: nothing but memory stands against more
+        self._most: int | None = None  # more were found to gain nothing or to find no memory; None: not so far
         self._uncompared = 0  # so many of the newest were not compared with one less yet
 
     def reconfigure(self, settings: SupplySettings) -> None:
-        """From now on by these settings: what was found out under others does not hold."""
+        """From now on by these settings; what was found out under others is forgotten."""
         self._settings = settings
         self._watermarks = Watermarks()
         self._most = None
@@ -78,7 +78,7 @@ class Growth:
         return not self._uncompared
 
     def decide(self, decision: Decision) -> Decision:
-        """Keep it and say it."""
+        """Count `decision`, keep it and log it."""
         self.decisions.append(decision)
         self._counts[decision.move, decision.reason] += 1
         logger.info("%s", decision.sentence)
@@ -111,7 +111,7 @@ class Growth:
         while True:
             level = scaled.level()
             if known is not None and level.running >= known.instances:
-                return self._as_known(known)
+                return self._use_known(known)
             decision = self.room(level, self.most)
             if level.running:
                 self.decide(decision)
@@ -159,7 +159,7 @@ class Growth:
         return Comparison(outcome=Outcome.REMOVED, decision=decision)
 
     async def watch(self, scaled: Scalable, now: float) -> Decision | None:
-        """One look at the watermarks, `now` in seconds: what was done about them."""
+        """Act on the watermarks once, `now` in seconds; the decision, if there was one."""
         level = scaled.level()
         if level.out_of_memory:
             return await self._out_of_memory(scaled)
@@ -171,11 +171,11 @@ class Growth:
         if decision.move is Move.REMOVE:
             await scaled.remove(hard=level.critical)
         elif decision.move is Move.ADD:
-            await self._return(scaled)
+            await self._add_back(scaled)
         return decision
 
-    async def _return(self, scaled: Scalable) -> None:
-        """One that memory had kept away comes (back)."""
+    async def _add_back(self, scaled: Scalable) -> None:
+        """Add an instance for which memory was too short before."""
         arrival = await scaled.add()
         running = scaled.level().running
         if arrival is Arrival.OUT_OF_MEMORY:
@@ -183,7 +183,7 @@ class Growth:
         elif arrival is Arrival.READY and self._settings.min_gain and running not in self.rates:
             self._uncompared += 1
 
-    def _as_known(self, known: Calibration) -> Decision:
+    def _use_known(self, known: Calibration) -> Decision:
         if known.reason in {"no-gain", "engine-oom"}:
             self._most = known.instances
         return self.decide(
@@ -191,7 +191,7 @@ class Growth:
         )
 
     async def _examine(self, scaled: Scalable, arrival: Arrival, *, compare: bool) -> Decision | None:
-        """Of the instance that has just been added: the decision against it, if there is one."""
+        """Whether the instance that was just added may stay; the decision that ended the growth, if it did."""
         if arrival is Arrival.OUT_OF_MEMORY:
             return await self._out_of_memory(scaled)
         await scaled.work(known=not compare)

@@ -40,8 +40,8 @@ class MemoryMonitor:
         self.pressure = Pressure()
         self.stall = ""  # how the machine stalls, for people; "" if it does not
         self.took = 0.0  # seconds that reading the engines took last
-        self._pressed_at = 0.0
-        self._blind = False  # the last reading failed
+        self._pressure_at = 0.0
+        self._unreadable = False  # the last reading failed
         self._parts: dict[Upstream, int] = {}  # the most each engine held of its own
         self._peaks: dict[int, int] = {}  # the most that so many instances used together
         self._expected = 0  # bytes that an engine will hold of its own, by calibration
@@ -98,11 +98,11 @@ class MemoryMonitor:
         try:
             await self._read_machine()
         except OSError as error:
-            if not self._blind:
+            if not self._unreadable:
                 logger.warning("memory cannot be read: %s", error)
-            self._blind = True
+            self._unreadable = True
         else:
-            self._blind = False
+            self._unreadable = False
 
     async def _read_machine(self) -> None:
         machine, readings, pids = self.machine, self._readings(), self._pids()
@@ -110,8 +110,8 @@ class MemoryMonitor:
         pressure = await asyncio.to_thread(machine.pressure, pids)
         now = time.monotonic()
         short = self.available < 2 * self.reserve
-        self.stall = stall(self.pressure, pressure, now - self._pressed_at, short=short) if self._pressed_at else ""
-        self.pressure, self._pressed_at = pressure, now
+        self.stall = stall(self.pressure, pressure, now - self._pressure_at, short=short) if self._pressure_at else ""
+        self.pressure, self._pressure_at = pressure, now
 
     async def read(self) -> None:
         """Read every engine, one after another, then the machine."""

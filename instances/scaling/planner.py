@@ -61,7 +61,7 @@ def _one_more(running: int) -> str:
 
 
 def over_limit(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
-    """Take the newest of `running` instances back when all of them at work cost more than `limit`; None: they do not.
+    """Remove the newest of `running` instances when all of them at work use more than `limit`; None: they do not.
 
     The only one stays, whatever it costs.
     """
@@ -104,12 +104,12 @@ def settled(gains: list[float], min_gain: float) -> bool:
 
 
 def gain(rates: list[Pair]) -> float:
-    """What the newest instance multiplies the rate of all by: the median, since a busy machine makes outliers."""
+    """The factor by which the newest raises the rate of all: the median, since a busy machine makes outliers."""
     return median(after / before for before, after in rates)
 
 
 def judge_newest(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
-    """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
+    """Keep or remove the newest of `running` instances by `rates`: tokens per second without it and with it.
 
     The median of the ratios decides: what else the machine does changes over time, and hits both of a pair alike.
     """
@@ -130,7 +130,7 @@ def at_full_context(points: list[tuple[int, int]], ctx: int) -> int:
 
     `points` are (tokens of context filled, bytes held) after prompts of equal length, in order: buffers that the length
     of a prompt decides are then the same in all of them, and what still grows is the context. Growth under a hundredth
-    is noise, and none of it is a shrinking.
+    is noise and counts as none.
     """
     most = max(held for _, held in points)
     (first, before), (last, after) = points[0], points[-1]

@@ -23,15 +23,15 @@ class Scalable(Protocol):
         """As of the last reading."""
 
     async def add(self) -> Arrival:
-        """Start one more; what came of it."""
+        """Start one more."""
 
     async def remove(self, *, hard: bool) -> None:
-        """Take the newest out: an idle one if there is one, else after its request, or at once if it is `hard`."""
+        """Remove the newest idle instance; where none is idle the newest after its request, or at once if `hard`."""
 
     async def work(self, *, known: bool) -> None:
-        """Let the newest read prompts, so that it holds what it will hold at work; then read memory.
+        """Let the newest instance read prompts, so that it holds what it will hold at work; then read memory.
 
-        `known`: what it will hold is known from an earlier start.
+        `known`: what it will hold is known from an earlier start, and it reads none.
         """
 
     async def compare(self, min_gain: float, *, wait: bool) -> list[Pair] | NotMeasured:
@@ -41,4 +41,4 @@ class Scalable(Protocol):
         """
 
     def why(self) -> str:
-        """What the engine said that found no memory last."""
+        """What an engine said last that found no memory."""

@@ -1,4 +1,4 @@
-"""The fleet as growth sees it: how things stand, and instances that are added, put to work, compared and taken out."""
+"""The fleet as growth sees it: how things stand, and instances that are added, put to work, compared and removed."""
 
 import asyncio
 import logging

@@ -17,14 +17,14 @@ MARGIN = 0.02  # of the effective total: room beyond what one more takes, before
 REST = 2.0  # seconds after a change until readings show what it did
 STALL_REST = 15.0  # the same for stalls, which are averages over 10 s
 PAUSE, LONGEST_PAUSE = 10.0, 640.0  # seconds of room until one comes back, doubling
-RELAPSE = 300.0  # seconds after its return within which an instance that must go was a mistake
+RELAPSE = 300.0  # seconds; an instance that has to leave sooner after it came back had come too early
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
     """How things stand. Sizes in bytes."""
 
-    running: int  # instances that nobody is taking out
+    running: int  # instances that are not being removed
     used: int  # by all of them, the governed metric
     peak: int  # the same at their busiest
     next_cost: int  # what one more is predicted to take
@@ -33,10 +33,10 @@ class Level:
     available: int  # of `total`, without swapping
     stall: str = ""  # how the machine stalls for want of memory; "" if it does not
     idle: int = 0  # of those running, ready and without a request
-    leaving: int = 0  # on their way out, still using memory
+    leaving: int = 0  # being removed, still using memory
     out_of_memory: bool = False  # the engine of one ended because it found no memory
     queued: int = 0  # requests that wait
-    ceiling: int | None = None  # as many as an operator left there; None: none did
+    ceiling: int | None = None  # so many did an operator leave; None: none was added or removed by hand
     kind: str = ""  # a word before "limit"
     remedy: str = ""  # what a user could do about the limit
 
@@ -89,24 +89,24 @@ class Watermarks:
         self._warned = False
 
     def judge(self, level: Level, now: float, most: int) -> Decision | None:
-        """What to do now, `now` in seconds, where `most` instances are allowed; None: nothing.
+        """What to do at `now` (seconds), where `most` instances are allowed; None: nothing.
 
-        Whatever is returned is taken to be done.
+        The caller carries out what is returned.
         """
         if level.shortage or level.stall:
             self._roomy_since = None
-            return self._relieve(level, now)
+            return self._remove_one(level, now)
         if not level.roomy:
             self._roomy_since = None
             return None
-        self._warned = False  # only now: about the mark itself the same would be said again and again
+        self._warned = False  # not before: usage that wavers about the mark would repeat the warning
         if self._roomy_since is None:
             self._roomy_since = now
         if level.queued and level.running < most and now - self._roomy_since >= self._pause:
-            return self._return(level, now)
+            return self._add_back(level, now)
         return None
 
-    def _relieve(self, level: Level, now: float) -> Decision | None:
+    def _remove_one(self, level: Level, now: float) -> Decision | None:
         if level.leaving and not level.critical:
             return None
         if now - self._changed < REST or (not level.shortage and now - self._stalled_at < STALL_REST):
@@ -128,7 +128,7 @@ class Watermarks:
         self._warned = True
         return Decision(move=Move.STOP, reason=reason, sentence=f"{sentence}; keeping the only instance")
 
-    def _return(self, level: Level, now: float) -> Decision:
+    def _add_back(self, level: Level, now: float) -> Decision:
         self._changed = self._added = now
         self._roomy_since = None
         newest = f"{article(level.running + 1)} {ordinal(level.running + 1)} instance"

@@ -171,7 +171,7 @@ def _what(found: Detection, profile: Profile) -> Iterator[tuple[str, str]]:
     yield "models", " or ".join(KINDS.get(kind, kind) for kind in profile.models)
     note = f": {profile.memory.note}" if profile.memory.note else ""
     yield "shares memory", _yes(profile.memory.shared) + note
-    yield "batches", _batches(profile) + (": better than several instances" if profile.sole else "")
+    yield "batches", _batches(profile) + (": better than several instances" if profile.better_in_one_process else "")
     yield (
         "context",
         f"{profile.ctx} tokens, unless --ctx-size says otherwise: {profile.context.note or 'for each slot'}",

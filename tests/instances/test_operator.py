@@ -54,7 +54,7 @@ class House:
 
     async def remove(self, instance: One, patience: float) -> None: ...
 
-    async def roll(self, instances: tuple[One, ...], patience: float) -> None: ...
+    async def restart_in_turn(self, instances: tuple[One, ...], patience: float) -> None: ...
 
 
 def operator(house: House) -> Operator:
@@ -69,7 +69,7 @@ def test_what_can_be_done_is_begun() -> None:
     asked.restart("0")
     assert asked.remove() == "1"
     assert asked.remove("0") == "0"
-    assert house.begun == ["_add", "roll", "roll", "remove", "remove"]
+    assert house.begun == ["_add", "restart_in_turn", "roll", "remove", "remove"]
 
 
 def test_one_that_is_predicted_not_to_fit_is_refused_with_the_numbers() -> None:

@@ -2,7 +2,7 @@ from slotproxy.instances.profiles import catalog
 
 
 def test_where_one_process_that_batches_is_better_the_profile_says_how() -> None:
-    sole = {name for name in catalog.names() if catalog.load(name).sole}
+    sole = {name for name in catalog.names() if catalog.load(name).better_in_one_process}
     assert sole == {"mlx_lm.server", "mlxcel-server", "ollama", "tabbyapi", "tgi", "vllm"}
 
 

@@ -83,7 +83,7 @@ async def test_the_newest_idle_one_is_found(yard: Yard) -> None:
 async def test_all_are_restarted_in_turn_and_one_serves_at_every_moment(yard: Yard) -> None:
     instances = await yard.ready(2)
     before = [pid_of(instance) for instance in instances]
-    rolling = yard.tasks.create_task(yard.fleet.roll(instances, patience=SOON))
+    rolling = yard.tasks.create_task(yard.fleet.restart_in_turn(instances, patience=SOON))
     while not rolling.done():
         assert yard.leases.upstreams
         await asyncio.sleep(0)
@@ -94,18 +94,20 @@ async def test_all_are_restarted_in_turn_and_one_serves_at_every_moment(yard: Ya
 
 async def test_a_restart_asked_for_several_times_before_it_began_is_one_restart(yard: Yard) -> None:
     instances = await yard.ready(2)
-    rolls = [yard.tasks.create_task(yard.fleet.roll(instances, patience=SOON)) for _ in range(3)]
-    rolls += [yard.tasks.create_task(yard.fleet.roll((instances[1],), patience=SOON)) for _ in range(3)]
+    rolls = [yard.tasks.create_task(yard.fleet.restart_in_turn(instances, patience=SOON)) for _ in range(3)]
+    rolls += [yard.tasks.create_task(yard.fleet.restart_in_turn((instances[1],), patience=SOON)) for _ in range(3)]
     assert all(await asyncio.wait_for(asyncio.gather(*rolls), SOON))
     assert [instance.status.restarts for instance in instances] == [1, 1]
-    assert await asyncio.wait_for(yard.fleet.roll(instances, patience=SOON), SOON)
+    assert await asyncio.wait_for(yard.fleet.restart_in_turn(instances, patience=SOON), SOON)
     assert [instance.status.restarts for instance in instances] == [2, 2]
 
 
 async def test_a_roll_stops_at_one_that_does_not_come_back(yard: Yard, gguf: Path) -> None:
     first, second = await yard.ready(2)
     pid = pid_of(second)
-    assert not await yard.fleet.roll((first, second), patience=0, launch=stub_launch(gguf.parent / "none.gguf"))
+    assert not await yard.fleet.restart_in_turn(
+        (first, second), patience=0, launch=stub_launch(gguf.parent / "none.gguf")
+    )
     assert first.status.state is State.FAILED
     assert pid_of(second) == pid
 
