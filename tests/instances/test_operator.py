@@ -69,7 +69,7 @@ def test_what_can_be_done_is_begun() -> None:
     asked.restart("0")
     assert asked.remove() == "1"
     assert asked.remove("0") == "0"
-    assert house.begun == ["_add", "restart_in_turn", "roll", "remove", "remove"]
+    assert house.begun == ["_add", "restart_in_turn", "restart_in_turn", "remove", "remove"]
 
 
 def test_one_that_is_predicted_not_to_fit_is_refused_with_the_numbers() -> None:
