@@ -76,7 +76,7 @@ class Engine:
             raise EngineFailed(Cause.TIMEOUT, self._with_last_line(f"not ready within {ready.timeout:g} s")) from None
 
     async def _look_until_ready(self, probe: Probe) -> None:
-        pause, doomed = FIRST_LOOK, 0.0
+        pause, deadline = FIRST_LOOK, 0.0
         loop = asyncio.get_running_loop()
         while True:
             if self._patterns.announced and await probe.ready(self.upstream, self._launch.profile.ready):
@@ -84,8 +84,8 @@ class Engine:
                     return
                 raise EngineFailed(Cause.PORT_TAKEN, f"another process answers on port {self.upstream.port}")
             if self._patterns.fatal is not None:
-                doomed = doomed or loop.time() + FATAL_GRACE
-                if loop.time() > doomed:
+                deadline = deadline or loop.time() + FATAL_GRACE
+                if loop.time() > deadline:
                     raise EngineFailed(self._patterns.fatal.cause, self._patterns.fatal.sentence)
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_LOOK)

@@ -107,7 +107,7 @@ class Benchmark:
                 await self._monitor.read()
                 if self._level().shortage:
                     run.cancel()
-                await asyncio.wait({run}, timeout=max(SAMPLE_EVERY, self._monitor.took / SAMPLING))
+                await asyncio.wait({run}, timeout=max(SAMPLE_EVERY, self._monitor.reading_took / SAMPLING))
         await self._monitor.read()
         return NotMeasured(obstacle=Obstacle.MEMORY) if run.cancelled() else run.result()
 

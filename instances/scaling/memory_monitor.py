@@ -39,10 +39,10 @@ class MemoryMonitor:
         self.available = 0  # bytes
         self.pressure = Pressure()
         self.stall = ""  # how the machine stalls, for people; "" if it does not
-        self.took = 0.0  # seconds that reading the engines took last
+        self.reading_took = 0.0  # seconds that reading the engines took last
         self._pressure_at = 0.0
         self._unreadable = False  # the last reading failed
-        self._parts: dict[Upstream, int] = {}  # the most each engine held of its own
+        self._held: dict[Upstream, int] = {}  # the most each engine held of its own
         self._peaks: dict[int, int] = {}  # the most that so many instances used together
         self._expected = 0  # bytes that an engine will hold of its own, by calibration
 
@@ -52,7 +52,7 @@ class MemoryMonitor:
 
     def forget(self) -> None:
         """Other engines are going to run: what was measured does not hold for them."""
-        self._parts.clear()
+        self._held.clear()
         self._peaks.clear()
         self._expected = 0
 
@@ -74,7 +74,7 @@ class MemoryMonitor:
     @property
     def pause(self) -> float:
         """Seconds until the engines are to be read again."""
-        return max(ENGINES_EVERY, self.took / SHARE)
+        return max(ENGINES_EVERY, self.reading_took / SHARE)
 
     def expect(self, cost: int) -> None:
         """One more instance is known to take so many bytes."""
@@ -83,7 +83,7 @@ class MemoryMonitor:
     def cost(self, running: int) -> int:
         """Bytes that one more than `running` instances is predicted to take: as much as the dearest of them."""
         steps = [self._peaks[n] - self._peaks.get(n - 1, 0) for n in self._peaks if 0 < n <= running]
-        return max(self._expected, *self._parts.values(), *([] if self._parts else steps), 0)
+        return max(self._expected, *self._held.values(), *([] if self._held else steps), 0)
 
     def peak(self, running: int) -> int:
         """Bytes that `running` instances used together at their busiest, or use now if that is more."""
@@ -91,7 +91,7 @@ class MemoryMonitor:
 
     def held_by(self, upstream: Upstream) -> int:
         """Bytes that an engine held of its own at its busiest; 0: it was not read, or cannot be."""
-        return self._parts.get(upstream, 0)
+        return self._held.get(upstream, 0)
 
     async def read_machine(self) -> None:
         """Look at the machine as a whole: quick. What cannot be read stays as it was."""
@@ -129,7 +129,7 @@ class MemoryMonitor:
 
         for instance in self._instances():
             await instance.measure(timed)
-        self.took = took
+        self.reading_took = took
         self._remember()
         await self.read_machine()
 
@@ -150,11 +150,11 @@ class MemoryMonitor:
     def _remember(self) -> None:
         members = self._instances()
         present = {instance.upstream: instance for instance in members if instance.upstream is not None}
-        self._parts = {upstream: held for upstream, held in self._parts.items() if upstream in present}
+        self._held = {upstream: held for upstream, held in self._held.items() if upstream in present}
         for upstream, instance in present.items():
             held = None if instance.memory is None else self.machine.part(instance.memory)
             if held is not None:
-                self._parts[upstream] = max(held, self._parts.get(upstream, 0))
+                self._held[upstream] = max(held, self._held.get(upstream, 0))
         ready = [instance for instance in members if instance.status.state is State.READY]
         if len(ready) == len(members):  # one that comes or goes holds something in between
             self._peaks[len(ready)] = max(self.used, self._peaks.get(len(ready), 0))

@@ -35,7 +35,7 @@ class Scripted:
     tokens: list[int] = field(default_factory=list)
     learnt: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=lambda: [1000, 1100])
-    took: float = 0.0
+    reading_took: float = 0.0
     generates: bool = True
 
     async def run(self, upstreams: Sequence[Upstream], path: str, body: Any, patience: float) -> Run | NotMeasured:
