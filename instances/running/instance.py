@@ -230,7 +230,7 @@ class Instance:
         return failure
 
     async def _until_ready(self, engine: Engine) -> Failure | None:
-        """Return when it is ready, did not come up, has exited or is to be ended: the failure, if it did not come up."""
+        """Return when it is ready, has failed to come up, has exited or is to be ended; the failure, if it failed."""
         async with asyncio.TaskGroup() as tasks:
             coming_up = tasks.create_task(self._bring_up(engine))
             await _first_of(coming_up, engine.process.exited, self._order)
