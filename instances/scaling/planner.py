@@ -121,7 +121,9 @@ def judge_newest(*, running: int, rates: list[Pair], min_gain: float) -> Decisio
         sentence = f"{newest} adds {more * 100:.0f} % ({speeds}): keeping it"
         return Decision(move=Move.KEEP, reason="gain", sentence=sentence)
     effect = "adds only" if more >= 0 else "costs"
-    sentence = f"{newest} {effect} {abs(more) * 100:.0f} % ({speeds}, --min-gain {min_gain * 100:g} %){REMOVING}"
+    percent, wanted = abs(more) * 100, min_gain * 100
+    digits = 1 if round(percent) == round(wanted) else 0  # not "only 5 % ... --min-gain 5 %"
+    sentence = f"{newest} {effect} {percent:.{digits}f} % ({speeds}, --min-gain {wanted:g} %){REMOVING}"
     return Decision(move=Move.REMOVE, reason="no-gain", sentence=sentence)
 
 

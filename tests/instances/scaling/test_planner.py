@@ -214,8 +214,10 @@ def test_the_median_of_the_gains_decides() -> None:
     dropped = judge_newest(running=3, rates=[(20, 20.5)], min_gain=0.05)
     assert (dropped.move, dropped.reason) == (Move.REMOVE, "no-gain")
     assert dropped.sentence == "a 3rd instance adds only 2 % (20.0 to 20.5 tokens/s, --min-gain 5 %): removing it"
+    close = judge_newest(running=4, rates=[(100, 104.6)], min_gain=0.05)
+    assert close.sentence == "a 4th instance adds only 4.6 % (100.0 to 104.6 tokens/s, --min-gain 5 %): removing it"
     slower = judge_newest(running=8, rates=[(20, 19)], min_gain=0.05)
-    assert slower.sentence == "an 8th instance costs 5 % (20.0 to 19.0 tokens/s, --min-gain 5 %): removing it"
+    assert slower.sentence == "an 8th instance costs 5.0 % (20.0 to 19.0 tokens/s, --min-gain 5 %): removing it"
 
 
 @pytest.mark.parametrize("ending", ["", ": removing it", ": removing the newest"])
