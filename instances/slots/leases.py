@@ -12,10 +12,9 @@ from typing import Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.pool import NOBODY, Grant, Pool, Ticket
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 
 class UpstreamOwner(Protocol):
@@ -25,15 +24,15 @@ class UpstreamOwner(Protocol):
         """The request ended before its answer did; the owner releases the lease once the engine is idle."""
 
     def failed(self, upstream: Upstream, reason: str) -> None:
-        """A request found `upstream` dead, hung or talking nonsense; `reason` is one of relay's error kinds."""
+        """A request failed on `upstream`: it is dead, hung or sends no HTTP; `reason` is one of relay's error kinds."""
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         """An upstream that is to be observed answered: `body` of a refusal, else empty. `status` None: `body` is the
         error object of an event within a stream.
         """
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
-        """Why nobody takes a request within so many seconds, now that nobody offers a slot; None: somebody may."""
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
+        """Asked where no upstream offers a slot: why none will for so many seconds; None: one may."""
 
 
 class Lease:
@@ -69,7 +68,7 @@ class _Unowned:
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         pass
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return None
 
 
@@ -99,7 +98,7 @@ class Leases:
         return self._pool.members
 
     def offers(self, exclude: Set[Hashable] = NOBODY) -> bool:
-        """Whether anybody but those in `exclude` has slots at all, leased or not."""
+        """Whether an upstream that is not in `exclude` has slots at all, leased or not."""
         return self._pool.offers(exclude)
 
     @property
@@ -136,7 +135,7 @@ class Leases:
         return None if grant is None else Lease(self, grant.ticket, grant.member)
 
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
-        """Something like a lease on an upstream that answers `path` without a slot, or None: it holds nothing.
+        """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
 
         Raises the refusal in force.
         """
@@ -153,7 +152,7 @@ class Leases:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
-        if not self._pool.offers(exclude) and (error := self.owner.in_vain(timeout)) is not None:
+        if not self._pool.offers(exclude) and (error := self.owner.why_no_slot_within(timeout)) is not None:
             raise error
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -213,7 +212,7 @@ class Leases:
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
     def reconfigure(self, queue_limit: int, policy: Policy) -> None:
-        """From now on by these; who waits already goes on waiting."""
+        """From now on by these; requests that wait already go on waiting."""
         self._pool.reconfigure(queue_limit, policy)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:

@@ -154,7 +154,7 @@ class Pool(Generic[M]):
                 del self._queue[ticket]
                 grants.append(self._grant(ticket, seat))
             elif not exclude:
-                break  # nobody behind can do better: this one takes any slot
+                break  # this one takes any slot, so there is none for those behind it either
         return grants
 
     def _pick(self, exclude: Set[Hashable]) -> Seat | None:

@@ -217,8 +217,8 @@ def _decisions(snapshot: Snapshot) -> Metric:
     family = CounterMetricFamily(
         "slotproxy_scale_decisions", "Decisions about the number of instances.", labels=["decision", "reason"]
     )
-    for labels, count in snapshot.decision_counts.items():
-        family.add_metric(labels, count)
+    for counted in snapshot.decision_counts:
+        family.add_metric([counted.decision.value, counted.reason], counted.count)
     return family
 
 

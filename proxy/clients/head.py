@@ -8,6 +8,8 @@ is checked here: the protocol and its version, the size of lines and heads, the 
 body is understood (RFC 9112 section 6.3).
 """
 
+import re
+
 import httptools
 
 from slotproxy.proxy.errors import head_too_large, malformed, not_implemented
@@ -20,12 +22,13 @@ _END = b"\r\n\r\n"
 _KEPT_NAMES, _KEPT_NAME = 1024, 64  # names whose meaning is remembered, and the bytes of the longest that is
 _KEPT_HEAD = 4096  # bytes of the largest head that is recognised when it comes again
 _DIGITS = 15  # of a body's length in such a head
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,%d})\r\n" % _DIGITS)
 _VERSIONS = {b"HTTP/1.1": True, b"HTTP/1.0": False}
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _READ_HERE = frozenset(
     b"host origin authorization x-api-key x-request-id connection content-length transfer-encoding content-type "
     b"content-encoding expect access-control-request-method access-control-request-headers".split()
 )
+_FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
 _NO_NAMES: frozenset[bytes] = frozenset()
 
 SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS | frozenset({b"x-conversation-id"})
@@ -52,7 +55,7 @@ class RequestHead:
     """One request's start line and fields, checked as far as HTTP goes."""
 
     __slots__ = (
-        "chunked", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path", "special",
+        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path", "special",
         "target", "written",
     )  # fmt: skip
 
@@ -61,6 +64,7 @@ class RequestHead:
         self.take_target(target)
         self.http11 = http11
         self.keep_alive = http11  # the client wants to go on with this connection
+        self.has_length = False  # there was a Content-Length
         self.length = 0  # bytes of the body, where it is not chunked
         self.chunked = False
         self.lines: list[bytes] = []  # of the fields that pass to every engine, as they came
@@ -112,14 +116,10 @@ class LastHead:
         """None: it is not worth it, or the number is not written plainly."""
         if len(raw) > _KEPT_HEAD or head.chunked or not head.target.startswith(b"/"):
             return None
-        length = head.named.get(b"content-length")
-        if length is None:
+        if not head.has_length:
             return cls(raw, None, head)
-        line = next(line for name, line in head.special if name == b"content-length")
-        if not line.endswith(b": " + length):
-            return None
-        start = raw.index(b"\r\n" + line + b"\r\n") + len(line) - len(length) + 2
-        return cls(raw[:start], raw[start + len(length) :], head)
+        length = _LENGTH.search(raw)
+        return None if length is None else cls(raw[: length.start(1)], raw[length.end(1) :], head)
 
     def again(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """The head with which `data` begins, and what follows it, if it is this one."""
@@ -188,8 +188,6 @@ class HeadReader:
 
     def _judge(self, data: bytes) -> None:
         """Raises Refusal."""
-        if len(self._came) + len(data) > MAX_HEAD:
-            raise head_too_large(f"The head of the request is larger than {MAX_HEAD} bytes.")
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
@@ -197,6 +195,8 @@ class HeadReader:
             pass  # an offer, which is not taken: the request is one like others
         except httptools.HttpParserError as error:  # what it says repeats nothing of what the client sent
             raise malformed(f"The request is not valid HTTP: {str(error)[:200] or 'unreadable'}.") from None
+        if len(self._came) + len(data) > MAX_HEAD:
+            raise head_too_large(f"The head of the request is larger than {MAX_HEAD} bytes.")
 
 
 def _read(raw: bytes) -> RequestHead:
@@ -222,10 +222,11 @@ def _read(raw: bytes) -> RequestHead:
         if not meaning:
             passing.append(line)
             continue
-        special.append((meaning, line))
+        if meaning not in _FOR_US:
+            special.append((meaning, line))
         if meaning not in named:
             named[meaning] = value.strip(b" \t")
-        elif meaning in _ONCE:
+        elif meaning in _FOR_US:
             raise malformed(f"The header field {meaning.decode()} is there twice.")
     wish = named.get(b"connection")
     if wish is not None and not (http11 and wish == b"keep-alive"):
@@ -251,9 +252,10 @@ def _connect(head: RequestHead) -> None:
 
 def _frame(head: RequestHead) -> None:
     """How long the body is. Raises Refusal unless proxy and engine must read it alike."""
-    length, coding = head.named.get(b"content-length"), head.named.get(b"transfer-encoding")
+    length, coding = head.named.pop(b"content-length", None), head.named.get(b"transfer-encoding")
     if coding is None:
         if length is not None:
+            head.has_length = True
             head.length = int(length)  # httptools lets only digits pass
         return
     if length is not None or not head.http11:

@@ -8,7 +8,7 @@ for success.
 from abc import ABC, abstractmethod
 from time import monotonic
 
-from slotproxy.instances.remotes.ratelimits import REFUSALS
+from slotproxy.instances.upstream import REFUSALS
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.meter import NOTHING, Meter, Usage, usage_of
 from slotproxy.proxy.accounts.silence import Silence

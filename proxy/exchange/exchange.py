@@ -17,9 +17,8 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
-from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.slots.leases import Lease
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import log_access
 from slotproxy.proxy.accounts.outcome import Outcome
