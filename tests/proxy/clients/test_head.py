@@ -84,10 +84,10 @@ def test_what_is_read_is_what_httptools_reads(fields: list[tuple[str, str]]) -> 
         head, _ = read(data)
     except Refusal:
         return
-    names = sorted(name.lower() for name, _ in judge.fields)
-    assert (
-        sorted([line.partition(b":")[0].lower() for line in head.lines] + [name for name, _ in head.special]) == names
-    )
+    unsent = {b"host", b"content-length", b"transfer-encoding"}
+    names = sorted(name.lower() for name, _ in judge.fields if name.lower() not in unsent)
+    found = [line.partition(b":")[0].lower() for line in head.lines] + [name for name, _ in head.special]
+    assert sorted(found) == names
 
 
 class Judge:
