@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
+from slotproxy.instances.errors import ConfigurationError, InstanceError
 from slotproxy.proxy.accounts.logs import printable, set_up, write_line
 from slotproxy.proxy.options.commandline import Invocation
 from slotproxy.proxy.options.config import Settings
@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _show(invocation)
         for sentence in settings.warnings():
             logger.warning("%s", sentence)
-        _check_parser()
         return _serve(settings, lambda: load(sys.argv[1:] if argv is None else argv, os.environ))
     except KeyboardInterrupt:
         return 130
@@ -61,17 +60,6 @@ def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
 
     model = model_of(settings)  # before the loop has the signals: Ctrl-C ends a download at once
     return uvloop.run(serve(settings, model, reread))
-
-
-def _check_parser() -> None:
-    """aiohttp's parser in Python lets requests pass that its parser in C refuses, and smuggling with them."""
-    from aiohttp import http_parser
-
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise StartupError(
-            "aiohttp was installed without its C extensions, which check requests: reinstall it from a wheel, "
-            "and unset AIOHTTP_NO_EXTENSIONS"
-        )
 
 
 def _refused(error: BaseException) -> int:

@@ -137,11 +137,6 @@ def test_a_state_directory_that_cannot_be_written(start_proxy: StartProxy, tmp_p
     assert str(closed) in complaint(start_proxy(*options), 1)
 
 
-def test_without_the_c_parser_it_does_not_start(start_proxy: StartProxy) -> None:
-    running = start_proxy("--upstream", "http://127.0.0.1:1", env={"AIOHTTP_NO_EXTENSIONS": "1"})
-    assert "aiohttp" in complaint(running, 1)
-
-
 def test_command_line_before_environment_before_file(start_proxy: StartProxy, tmp_path: Path) -> None:
     path = tmp_path / "slotproxy.toml"
     path.write_text('log-format = "json"\nqueue-limit = 7\nupstream = ["http://127.0.0.1:1"]\n')

@@ -130,13 +130,6 @@ def test_serving_runs_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loops == ["uvloop"]
 
 
-def test_without_the_parser_in_c_it_does_not_start() -> None:
-    done = run("--port", "0", env={"AIOHTTP_NO_EXTENSIONS": "1"})
-    assert done.returncode == 1
-    assert done.stderr.startswith("slotproxy: aiohttp was installed without its C extensions")
-    assert len(done.stderr.splitlines()) == 1
-
-
 def test_the_command_itself_refuses_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "slotproxy.toml"
     path.write_text("prot = 1\n")
