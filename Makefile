@@ -20,7 +20,7 @@ NOT_INSTALLED := The packages could not be installed, see above: check the netwo
 SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all check lint format types imports setup lock build smoke clean \
+.PHONY: help run test test-all test-aiohttp check lint format types imports setup lock build smoke clean \
   bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak \
   engines-llama-server engines-mlx-lm
 
@@ -35,6 +35,9 @@ test: $(READY) ## the default test run, two at a time (make test ARGS="-k pool",
 
 test-all: $(READY) ## the default test run and the slow tests
 	@exec $(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+test-aiohttp: $(READY) ## the tests of what uses aiohttp, with its lowest and its newest release, a minute
+	@exec $(BIN)/python -m scripts.aiohttp_releases
 
 check: lint types imports test ## what CI checks of the source
 
