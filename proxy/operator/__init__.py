@@ -2,10 +2,11 @@
 
 `application` puts it together: `pages` (health, readiness, slots, models, metrics), `instances` (look at them, add,
 take out, restart, read a log), `events` (the state as server-sent events), `evaluation` (how many slots are sensible).
-`document` has the types of the state document and so its JSON Schema; `state` makes one of a snapshot. `paths` says
-which requests are answered here, and which of them only an operator may make.
+`document` has the types of the state document and so its JSON Schema; `state` makes one of a snapshot. `answers` makes
+a response of a value or of whatever went wrong. `paths` says which requests are answered here, and which of them only
+an operator may make; `stopping` ends the streams of events.
 
 What crosses the border: a `Snapshot` and an `Operations` come in from the supply side, `Stopping` from the composition
-root. The front asks `paths`, checks keys, Host, Origin and the rights of an operator itself, and reaches the
-application through the sockets that `serving` hands out, as it reaches an engine. Nothing here knows who asks.
+root. `exchange.gate` asks `paths`, and checks keys, Host, Origin and the rights of an operator before a request comes
+here; requests come through the sockets that `serving` hands out, as they go to an engine. Nothing here knows who asks.
 """

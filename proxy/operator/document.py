@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from slotproxy.instances.lifecycle import State
 from slotproxy.instances.decisions import Move
+from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind
 
 
