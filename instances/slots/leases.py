@@ -134,6 +134,12 @@ class Leases:
         grant = self._pool.take(exclude)
         return None if grant is None else Lease(self, grant.ticket, grant.member)
 
+    def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
+        """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
+        if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
+            return lease
+        return self.take(exclude)
+
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
 
@@ -141,8 +147,6 @@ class Leases:
         """
         if self._refusal is not None:
             raise self._refusal()
-        if path not in self._slotless:
-            return None
         for upstream in self._pool.members:
             if path in upstream.slotless and upstream not in exclude:
                 return Lease(None, 0, upstream)

@@ -52,6 +52,10 @@ class Spread:
         buckets[bisect_left(self._bounds, value)] += 1
         total[0] += value
 
+    def observe_nothing(self) -> None:
+        """A zero, of the histogram without labels: what is seen most often of some."""
+        self._seen[()][0][0] += 1
+
     def family(self) -> Metric:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         names = [*map(str, map(float, self._bounds)), "+Inf"]

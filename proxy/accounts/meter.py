@@ -230,8 +230,13 @@ def usage_of(body: bytes) -> Usage:
     if len(body) <= _MOST:  # else to search its end costs less
         with contextlib.suppress(msgspec.DecodeError):
             said = _whole.decode(body).usage
-    if said is not None and (found := _from_usage(said)).is_whole:
-        return found
+    if said is not None:
+        prompt, completion = said.prompt_tokens, said.completion_tokens
+        details = said.prompt_tokens_details or said.input_tokens_details
+        if type(prompt) is int and type(completion) is int and details is None and prompt >= 0 <= completion:
+            return Usage(prompt, completion, _count(said.cache_read_input_tokens))  # as most say it
+        if (found := _from_usage(said)).is_whole:
+            return found
     meter = Meter(stream=False)
     meter.feed(body)
     return meter.usage()

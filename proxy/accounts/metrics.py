@@ -38,7 +38,7 @@ class Metrics:
 
     def __init__(self, snapshot: Callable[[], Snapshot], queued: Callable[[], int]) -> None:
         phases = tuple((phase,) for phase in ("queued", "prefill", "decode"))
-        self._requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
+        self._ended: dict[tuple[str, int], int] = {}  # requests by route and status
         self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=(_PROMPT, _COMPLETION, _CACHED))
         self._cancelled = _tally("cancelled", "Requests whose client left, by phase.", "phase", start=phases)
         self._upstream_errors = _tally("upstream_errors", "Failed exchanges with engines.", "kind")
@@ -60,8 +60,11 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _families(self) -> Iterator[Metric]:
+        requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
+        for (route, status), count in self._ended.items():
+            requests.add(route, str(status), amount=count)
         for tally in (
-            self._requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
+            requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
             self._rejected,
         ):  # fmt: skip
             yield tally.family()
@@ -76,13 +79,17 @@ class Metrics:
     def finished(self, outcome: Outcome) -> None:
         """One request is over."""
         route = outcome.path if outcome.path in ROUTES else "other"
-        self._requests.add(route, str(outcome.status))
+        ended = self._ended
+        ended[route, outcome.status] = ended.get((route, outcome.status), 0) + 1
         self._duration.observe(outcome.finished - outcome.started, route)
         if outcome.left is not None:
             self._cancelled.add(outcome.left)
         if outcome.instance is None:
             return
-        self._wait.observe(outcome.queue_wait)
+        if outcome.queue_wait:
+            self._wait.observe(outcome.queue_wait)
+        else:
+            self._wait.observe_nothing()
         if outcome.first_token:
             self._first.observe(outcome.first_token - outcome.started)
             if (per_token := outcome.time_per_token) is not None:
