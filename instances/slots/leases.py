@@ -47,8 +47,9 @@ class Lease:
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
 
     def release(self) -> None:
-        leases, self._leases = self._leases, None
+        leases = self._leases
         if leases is not None:
+            self._leases = None
             leases._leave(self.ticket, self.upstream)
 
     def abandon(self) -> None:
@@ -132,7 +133,7 @@ class Leases:
         if self._refusal is not None:
             raise self._refusal()
         grant = self._pool.take(exclude)
-        return None if grant is None else Lease(self, grant.ticket, grant.member)
+        return None if grant is None else Lease(self, *grant)
 
     def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""

@@ -52,9 +52,9 @@ class Spread:
         buckets[bisect_left(self._bounds, value)] += 1
         total[0] += value
 
-    def observe_nothing(self) -> None:
-        """A zero, of the histogram without labels: what is seen most often of some."""
-        self._seen[()][0][0] += 1
+    def observe_zeros(self, number: int) -> None:
+        """So many zeros, in a histogram without labels."""
+        self._seen[()][0][0] += number
 
     def family(self) -> Metric:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)

@@ -20,6 +20,7 @@ from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import REFUSALS, Field, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import log_access
+from slotproxy.proxy.accounts.meter import usage_of
 from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.clients import bodies, json_body, json_renaming
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
@@ -244,7 +245,8 @@ class Exchange(Answer):
         own = b"x-request-id: %b\r\n" % request_id
         if self._lease is not None:
             self._sent = self._engine_has_it = True
-            own = b"%b%bx-slotproxy-queue-ms: %d\r\n" % (own, recipe.instance, round(outcome.queue_wait * 1000))
+            wait = outcome.queue_wait
+            own = b"%b%bx-slotproxy-queue-ms: %d\r\n" % (own, recipe.instance, round(wait * 1000) if wait else 0)
             if upstream.observed:
                 observer = self._observe
         if b"origin" in self.request.named:
@@ -267,7 +269,14 @@ class Exchange(Answer):
 
     def attempt_over(self, failure: Failure | None) -> None:
         try:
-            self._attempt_over(failure)
+            lease = self._lease
+            if failure is None and self.complete and lease is not None and self.status not in _UNSERVED:
+                self._lease = None  # as nearly always
+                lease.release()
+                self._forwarder.rate.observe(monotonic() - self._began)
+                self._complete()
+            else:
+                self._attempt_over(failure)
         except Exception as error:
             self._fail_as_bug(error)
 
@@ -349,8 +358,11 @@ class Exchange(Answer):
         self._complete()
 
     def _complete(self) -> None:
+        if self._over:
+            return
         self._record()
-        self._finish(keep_alive=self.keep_alive and not self._forwarder.gate.stopping)
+        self._close_account()
+        self._client.answered(keep_alive=self.keep_alive and not self._forwarder.gate.stopping)
 
     # the end
 
@@ -361,7 +373,6 @@ class Exchange(Answer):
 
     def _close_account(self) -> None:
         self._over = True
-        self._body = b""
         outcome, forwarder = self._outcome, self._forwarder
         outcome.finished = monotonic()
         forwarder.over(self)
@@ -372,6 +383,9 @@ class Exchange(Answer):
         outcome = self._outcome
         if self.begun:
             outcome.status = self.status
+        if self._whole is not None and not self.is_page:
+            outcome.size, outcome.usage = len(self._whole), usage_of(self._whole)
+            return
         if self.is_page:
             outcome.size = self.size
             return

@@ -128,7 +128,10 @@ def test_only_one_expectation_is_known() -> None:
 
 def test_who_stops_takes_nothing_for_engines_and_shows_its_pages() -> None:
     there = gate()
-    there.stopping = True
+    request = head(b"POST /v1/x")
+    assert there.way(request) is Way.ENGINE
+    there.stop()
+    assert status(there, request) == 503
     assert status(there, head(b"POST /v1/x")) == 503
     assert there.way(head(b"GET /ready")) is Way.PAGE
 
