@@ -210,7 +210,7 @@ ABOVE = {
     "a name": with_fields(b"secret-k1".ljust(LINE + 64, b"a") + b": 1"),
     "a target": b"GET /secret-k1" + b"t" * LINE + b" HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n",
     "a method": b"secret-k1".ljust(LINE + 64, b"A"),
-    "together": with_fields(*[b"X: secret-k1".ljust(TOGETHER // 5, b"a")] * 5),
+    "together": with_fields(*[b"X: secret-k1".ljust(TOGETHER // 5 + 512, b"a")] * 5),
     "fields": with_fields(*[b"X: secret-k1"] * (FIELDS - 1)),
     "without end": b"GET / HTTP/1.1\r\n" + HOST + b"Cookie: secret-k1".ljust(LINE + 64, b"a"),
 }

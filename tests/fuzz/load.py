@@ -137,14 +137,13 @@ async def leaving(load: Load, dice: Random) -> None:
     """With requests half sent, unanswered, or answered in part."""
     async with connected(load.port) as client:
         orders = load.orders(dice, dice.randint(1, 8), 50_000)
-        sent = b"".join(order.data for order in orders)[
-            : dice.randrange(1, sum(len(order.data) for order in orders) + 1)
-        ]
-        client.send(sent)
-        whole = sum(end <= len(sent) for end in accumulate(len(order.data) for order in orders))
+        ends = list(accumulate(len(order.data) for order in orders))
+        sent = dice.randint(1, ends[-1])
+        client.send(b"".join(order.data for order in orders)[:sent])
+        whole = sum(end <= sent for end in ends)
         for order in orders[: dice.randrange(whole + 1)]:
             await _check(client, order)
-    client.abort()
+        client.abort()
 
 
 async def reading_slowly(load: Load, dice: Random) -> None:
