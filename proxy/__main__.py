@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError, StartupError
+from slotproxy.proxy.accounts.logs import printable, set_up, write_line
 from slotproxy.proxy.options.commandline import Invocation
 from slotproxy.proxy.options.config import Settings
-from slotproxy.proxy.accounts.logs import printable, set_up, write_line
 from slotproxy.proxy.options.sources import load, read
 
 logger = logging.getLogger(__name__)

@@ -61,6 +61,31 @@ def malformed(message: str) -> Refusal:
     return bad_request("malformed_request", message, close=True)
 
 
+def head_too_large(message: str, *, status: int = 431) -> Refusal:
+    """A line, a field or the whole head is over its limit. `status`: 414 for the request line."""
+    return Refusal(status, "head_too_large", message, "invalid_request_error", close=True)
+
+
+def not_implemented(message: str) -> Refusal:
+    """HTTP that is valid and not understood here: where this message ends is unknown."""
+    return Refusal(501, "not_implemented", message, "invalid_request_error", close=True)
+
+
+def unknown_expectation(expected: str) -> Refusal:
+    text = f"The expectation {expected[:40]!r} is not known."
+    return Refusal(417, "expectation_failed", text, "invalid_request_error", close=True)
+
+
+def no_room_for_bodies(limit: int) -> Refusal:
+    text = f"Request bodies hold {limit} bytes of memory already, the most there may be. Try again later."
+    return Refusal(503, "too_much_in_flight", text, headers=retry_after(5), close=True)
+
+
+def head_timeout(seconds: float) -> Refusal:
+    text = f"The head of the request did not arrive within {seconds:g} s."
+    return Refusal(408, "request_timeout", text, "invalid_request_error", close=True)
+
+
 def forbidden(code: str, message: str) -> Refusal:
     return Refusal(403, code, message, "invalid_request_error")
 

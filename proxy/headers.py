@@ -26,7 +26,7 @@ CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms".split())
 CORS_PREFIX = b"access-control-"
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]|[\w.~-]*)(:\d{1,5})?", re.ASCII)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]|[\w.~-]*)(:\d{0,5})?", re.ASCII)
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -102,9 +102,9 @@ def valid_host(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """A Host field without its port, lower case."""
+    """A Host field without its port and the dot of the root, lower case."""
     match = _HOST.fullmatch(host)
-    return match.group(1).lower() if match else ""
+    return match.group(1).lower().removesuffix(".") if match else ""
 
 
 def valid_request_id(value: str) -> bool:

@@ -8,30 +8,35 @@ import asyncio
 import gc
 import logging
 import signal
-import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket
 from time import monotonic
 
-from slotproxy.instances.models import demo
+from aiohttp import web
+
 from slotproxy.instances.errors import InstanceError
+from slotproxy.instances.models import demo
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.options import reload
-from slotproxy.proxy.clients.access import Access
-from slotproxy.proxy.operator.api import Api
-from slotproxy.proxy.options.config import Settings
-from slotproxy.proxy.exchange.forward import Forwarder, Limits
-from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.clients.listening import BACKLOG, announce, is_loopback, listen, load_certificate, room_for_clients, tls_of
 from slotproxy.proxy.accounts.logs import set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
-from slotproxy.proxy.routes import Routes
+from slotproxy.proxy.clients.access import Access
+from slotproxy.proxy.clients.front import Front
+from slotproxy.proxy.clients.listening import announce, is_loopback, listen, room_for_clients, tls_of
+from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.gate import Gate
+from slotproxy.proxy.operator.application import application
+from slotproxy.proxy.operator.pages import only_upstreams
+from slotproxy.proxy.operator.serving import Connect, served
+from slotproxy.proxy.operator.stopping import Stopping
+from slotproxy.proxy.options import reload
+from slotproxy.proxy.options.config import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -44,60 +49,82 @@ Reread = Callable[[], Settings]
 
 
 class Server:
-    """One proxy."""
+    """One proxy, on a socket that listens."""
 
     def __init__(
-        self, settings: Settings, supervisor: Supervisor, leases: Leases, metrics: Metrics, reread: Reread
+        self,
+        settings: Settings,
+        listening: socket,
+        supervisor: Supervisor,
+        leases: Leases,
+        metrics: Metrics,
+        reread: Reread,
     ) -> None:
         self._settings = settings
+        self._listening = listening
+        self._loopback = is_loopback(listening)
         self._supervisor = supervisor
         self._leases = leases
         self._metrics = metrics
         self._reread = reread
-        access = _access(settings)
-        self._forwarder = Forwarder(leases, _limits(settings), metrics, strip_credentials=bool(access.keys))
-        self._routes = Routes(
-            self._forwarder,
-            metrics,
-            access,
-            supervisor.snapshot,
-            lambda: leases.queued,
-            Api(supervisor.operator, supervisor.snapshot, lambda: leases.queued, release()),
-            settings.max_body,
-        )
+        self._gate = Gate(self._access(settings), settings.max_body, lambda: only_upstreams(supervisor.snapshot()))
+        self._stopping = Stopping()
         self._signals = 0
         self._error: InstanceError | None = None
         self._signalled = asyncio.Event()
         self._hurry = asyncio.Event()
         self._hung_up = asyncio.Event()  # SIGHUP has come
-        self._tls: ssl.SSLContext | None = None
 
     async def run(self) -> None:
         """Serve until a signal. Raises StartupError, ConfigurationError when it cannot."""
-        tls = self._tls = tls_of(self._settings)
-        listening = listen(self._settings.host, self._settings.port)
-        with listening, self._handled_signals():
+        tls = tls_of(self._settings)
+        with self._handled_signals():
             await self._supervisor.prepare()
-            routes = self._routes
-            front = Front(routes.handle, routes.again, routes.known, most=room_for_clients())
-            server = await asyncio.get_running_loop().create_server(front, sock=listening, ssl=tls, backlog=BACKLOG)
-            _spare_the_collector()
-            sys.setswitchinterval(SWITCH)
-            announce(self._settings.host, listening, secure=tls is not None)
-            async with asyncio.TaskGroup() as tasks:
-                supply = tasks.create_task(self._supply())
-                ticker = tasks.create_task(self._tick())
-                reloading = tasks.create_task(self._reload())
-                told = tasks.create_task(self._signalled.wait())
-                await asyncio.wait((supply, told), return_when=asyncio.FIRST_COMPLETED)
-                told.cancel()
-                reloading.cancel()
-                try:
-                    await self._stop(server, front)
-                finally:
-                    ticker.cancel()
+            async with served(self._pages()) as pages:
+                forwarder = self._forwarding(pages)
+                front = Front(forwarder, most=room_for_clients())
+                await front.listen(self._listening, tls)
+                _spare_the_collector()
+                sys.setswitchinterval(SWITCH)
+                announce(self._settings.host, self._listening, secure=tls is not None)
+                await self._serve(front, forwarder)
         if self._error is not None:
             raise self._error
+
+    async def _serve(self, front: Front, forwarder: Forwarder) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            supply = tasks.create_task(self._supply())
+            ticker = tasks.create_task(self._tick(forwarder))
+            reloading = tasks.create_task(self._reload(front, forwarder))
+            told = tasks.create_task(self._signalled.wait())
+            await asyncio.wait((supply, told), return_when=asyncio.FIRST_COMPLETED)
+            told.cancel()
+            reloading.cancel()
+            try:
+                await self._stop(front, forwarder)
+            finally:
+                ticker.cancel()
+
+    def _access(self, settings: Settings) -> Access:
+        """Reads the file of keys. Raises ConfigurationError."""
+        return Access(
+            keys=settings.keys(), cors_origins=settings.cors_origin, loopback=self._loopback, name=settings.host
+        )
+
+    def _pages(self) -> web.Application:
+        supervisor, leases = self._supervisor, self._leases
+        return application(
+            snapshot=supervisor.snapshot,
+            queued=lambda: leases.queued,
+            page=self._metrics.page,
+            operations=supervisor.operator,
+            version=release(),
+            stopping=self._stopping,
+        )
+
+    def _forwarding(self, pages: Connect) -> Forwarder:
+        limits, strip = _limits(self._settings), bool(self._gate.access.keys)
+        return Forwarder(self._gate, self._leases, limits, self._metrics, pages, strip_credentials=strip)
 
     async def _supply(self) -> None:
         """The supply side's life. Its end ends the proxy, in order; why it ended is told afterwards."""
@@ -106,18 +133,18 @@ class Server:
         except InstanceError as error:
             self._error = error
 
-    async def _stop(self, server: asyncio.Server, front: Front) -> None:
-        self._routes.drain()  # who comes now is told so, until nobody is left who was here before
-        busy = self._forwarder.in_flight - self._leases.queued
+    async def _stop(self, front: Front, forwarder: Forwarder) -> None:
+        self._gate.stopping = True  # who comes now is told so, until nobody is left who was here before
+        self._stopping.begin()
+        busy = forwarder.in_flight - self._leases.queued
         if busy:
             wait = self._settings.drain_timeout
             logger.info("waiting for %d requests in flight, at most %g s; press Ctrl-C again to end them", busy, wait)
         await self._drain()
-        server.close()
-        self._forwarder.break_off()
-        front.pre_shutdown()
-        await front.shutdown(CLOSING)
-        self._forwarder.idle.close()
+        front.stop()
+        forwarder.break_off()
+        await front.closed(CLOSING)
+        await forwarder.closed()
         await self._supervisor.stop()
         logger.info("stopped")
 
@@ -130,7 +157,7 @@ class Server:
             drained.cancel()
             hurried.cancel()
 
-    async def _reload(self) -> None:
+    async def _reload(self, front: Front, forwarder: Forwarder) -> None:
         """Each SIGHUP reads the configuration again. What is wrong with it is said, and the old one stays."""
         while True:
             await self._hung_up.wait()
@@ -139,26 +166,26 @@ class Server:
             try:
                 settings = await asyncio.to_thread(self._reread)
                 model = await asyncio.to_thread(model_of, settings)
-                await self._apply(settings, model)
+                await self._apply(settings, model, front, forwarder)
             except (InstanceError, OSError) as error:
                 logger.error("the configuration stays as it was: %s", error)
 
-    async def _apply(self, settings: Settings, model: Path | None) -> None:
+    async def _apply(self, settings: Settings, model: Path | None, front: Front, forwarder: Forwarder) -> None:
         """From now on by `settings`. Raises ConfigurationError; then nothing has changed."""
         before, wanted = self._settings, settings
         settings = reload.possible(before, wanted)
-        access, limits = _access(settings), _limits(settings)
-        if self._tls is not None:
-            load_certificate(self._tls, settings)
+        access, limits, tls = self._access(settings), _limits(settings), tls_of(settings)
         await self._supervisor.reconfigure(settings.supply(model))
         self._settings = settings
         set_up(settings.log_format, settings.log_level)
-        self._forwarder.reconfigure(limits, strip_credentials=bool(access.keys))
-        self._routes.reconfigure(access, settings.max_body)
+        if tls is not None:
+            front.use(tls)
+        forwarder.reconfigure(limits, strip_credentials=bool(access.keys))
+        self._gate.reconfigure(access, settings.max_body)
         self._leases.reconfigure(settings.queue_limit, POLICIES[settings.routing])
         logger.info("%s", reload.summary(before, wanted))
 
-    async def _tick(self) -> None:
+    async def _tick(self, forwarder: Forwarder) -> None:
         due = monotonic()
         while True:
             settings = self._settings
@@ -169,9 +196,9 @@ class Server:
             late = max(0.0, now - due)
             self._metrics.loop_lag(late)
             if late > period:  # suspended, or starved: what came meanwhile has not been read yet
-                self._forwarder.forgive(late)
+                forwarder.forgive(late)
             due = max(due, now - period)
-            self._forwarder.sweep(now)
+            forwarder.sweep(now)
 
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:
@@ -211,7 +238,8 @@ async def serve(settings: Settings, model: Path | None, reread: Reread) -> int:
     leases = Leases(pool)
     metrics = Metrics(lambda: supervisor.snapshot(), lambda: leases.queued)
     supervisor = Supervisor(settings.supply(model), leases, on_transition=metrics.moved)
-    await Server(settings, supervisor, leases, metrics, reread).run()
+    with listen(settings.host, settings.port) as listening:
+        await Server(settings, listening, supervisor, leases, metrics, reread).run()
     return 0
 
 
@@ -221,16 +249,6 @@ def _limits(settings: Settings) -> Limits:
         queue_timeout=settings.queue_timeout,
         prefill_timeout=settings.prefill_timeout,
         stall_timeout=settings.stall_timeout,
-    )
-
-
-def _access(settings: Settings) -> Access:
-    """Reads the file of keys. Raises ConfigurationError."""
-    return Access(
-        keys=settings.keys(),
-        cors_origins=settings.cors_origin,
-        loopback=is_loopback(settings.host),
-        name=settings.host,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gguf
 
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 from tests.stubs.contracts import CONTRACTS
 
 STUB = Path(__file__).parent / "stubs" / "engine.py"
@@ -27,7 +27,7 @@ class Played:
     @classmethod
     def prepare(cls, name: str, folder: Path) -> "Played":
         """Its executable, a model for it and a place for its records, all in `folder`."""
-        executable = profile.load(name).executable
+        executable = catalog.load(name).executable
         assert executable is not None
         (folder / "bin").mkdir()
         (folder / "record").mkdir()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.options.option import table
 
@@ -33,8 +33,8 @@ def test_every_test_that_the_page_of_faults_names_exists() -> None:
 
 def test_the_page_of_engines_has_a_row_for_every_profile_that_says_how_it_batches() -> None:
     rows = [line for line in (ROOT / "docs" / "engines.md").read_text("utf-8").splitlines() if line.startswith("| `")]
-    for name in profile.names():
-        loaded = profile.load(name)
+    for name in catalog.names():
+        loaded = catalog.load(name)
         (what, when) = (row for row in rows if f"`{name}`" in row.split("|")[1])
         assert loaded.batching is not None
         assert f"`{loaded.batching.how}" in what
@@ -45,7 +45,7 @@ def test_the_page_of_engines_has_a_row_for_every_profile_that_says_how_it_batche
 def test_the_worked_example_of_a_profile_is_one_and_its_mistake_is_named_as_shown() -> None:
     page = (ROOT / "docs" / "engines.md").read_text("utf-8")
     (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    assert profile.parse(example, "embedder.toml").name == "embedder"
+    assert catalog.parse(example, "embedder.toml").name == "embedder"
     (shown,) = re.findall(r"^slotproxy: (engine profile embedder.toml, line .*)$", page, re.MULTILINE)
     with pytest.raises(ConfigurationError, match=re.escape(shown)):
-        profile.parse(example.replace('path = "/slots"', 'pth = "/slots"'), "embedder.toml")
+        catalog.parse(example.replace('path = "/slots"', 'pth = "/slots"'), "embedder.toml")

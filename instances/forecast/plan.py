@@ -13,7 +13,7 @@ from slotproxy.instances.forecast.estimate import Estimate
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.scaling.planner import size
-from slotproxy.instances.profiles.profile import Profile
+from slotproxy.instances.profiles.catalog import Profile
 from slotproxy.instances.readings import Total
 from slotproxy.instances.settings import SupplySettings
 

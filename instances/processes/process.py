@@ -13,7 +13,7 @@ import psutil
 
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles.profile import Stop
+from slotproxy.instances.profiles.catalog import Stop
 from slotproxy.instances.processes.reaper import exit_of
 
 DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory

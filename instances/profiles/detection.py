@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 
 from slotproxy.instances.profiles import launch
-from slotproxy.instances.profiles.profile import Profile
+from slotproxy.instances.profiles.catalog import Profile
 
 VERSION_TIMEOUT = 20.0  # seconds; some engines load half a framework to say it
 LONGEST = 200  # characters of a version

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.profiles import context, own_arguments, profile
+from slotproxy.instances.profiles import context, own_arguments, catalog
 from slotproxy.instances.processes import ports, escaped
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles.profile import Profile
+from slotproxy.instances.profiles.catalog import Profile
 from slotproxy.instances.settings import SupplySettings
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Launch:
 
 def choose(engine: str, model: ModelFacts, engine_bin: str | None) -> Profile:
     """The profile `engine` names, or for `auto` the one that fits. Raises ConfigurationError."""
-    profile = profile.load(engine) if engine != "auto" else _automatic(model, engine_bin)
+    profile = catalog.load(engine) if engine != "auto" else _automatic(model, engine_bin)
     if model.kind not in profile.models:
         kinds = " or ".join(KINDS[kind] for kind in profile.models)
         raise ConfigurationError(
@@ -135,7 +135,7 @@ def threads(settings: SupplySettings) -> int:
 
 def takes_names(engine: str) -> bool:
     """Whether `--model` may be a name that the engine itself resolves, instead of a path. Raises ConfigurationError."""
-    return engine != "auto" and "name" in profile.load(engine).models
+    return engine != "auto" and "name" in catalog.load(engine).models
 
 
 async def plan(settings: SupplySettings, facts: ModelFacts) -> Launch:
@@ -216,7 +216,7 @@ def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
     if engine_bin is not None:
         return _by_executable(engine_bin)
     for name in AUTOMATIC[model.kind]:
-        profile = profile.load(name)
+        profile = catalog.load(name)
         if missing(profile) is None:
             return profile
     if model.kind == "gguf":
@@ -227,9 +227,9 @@ def _automatic(model: ModelFacts, engine_bin: str | None) -> Profile:
 
 
 def _by_executable(engine_bin: str) -> Profile:
-    shipped = [profile.load(name) for name in profile.names()]
+    shipped = [catalog.load(name) for name in catalog.names()]
     fitting = (profile for profile in shipped if profile.executable == Path(engine_bin).name)
-    return next(fitting, None) or profile.load("llama-server")
+    return next(fitting, None) or catalog.load("llama-server")
 
 
 def _module_program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.processes.process import Exit, Process
-from slotproxy.instances.profiles.profile import Stop
+from slotproxy.instances.profiles.catalog import Stop
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.running.log_patterns import Signs
 from slotproxy.instances.upstream import Upstream

@@ -3,7 +3,7 @@
 import re
 
 from slotproxy.instances.failures import OPENINGS, Cause, Failure
-from slotproxy.instances.profiles.profile import Profile
+from slotproxy.instances.profiles.catalog import Profile
 
 LONGEST = 300  # characters of a log line quoted to the user
 

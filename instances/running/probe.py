@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from slotproxy.instances.profiles.profile import Context, Idle, Ready, WarmUp
+from slotproxy.instances.profiles.catalog import Context, Idle, Ready, WarmUp
 from slotproxy.instances.upstream import Upstream
 
 TIMEOUT = 5.0  # seconds for everything that is not a generation

@@ -107,6 +107,15 @@ class Leases:
         return self._refusal is not None
 
     @property
+    def is_full(self) -> bool:
+        """Whether whoever comes next would neither get a slot nor a place in the queue."""
+        return self._refusal is None and self._pool.is_full
+
+    def answers_beside_slots(self, path: str) -> bool:
+        """Whether somebody answers `path` without a slot."""
+        return any(path in upstream.slotless for upstream in self._pool.members)
+
+    @property
     def granted(self) -> int:
         """Leases so far."""
         return self._pool.granted

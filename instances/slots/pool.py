@@ -52,6 +52,11 @@ class Pool(Generic[M]):
         return len(self._queue)
 
     @property
+    def is_full(self) -> bool:
+        """Whether no slot is free and the queue is at its limit."""
+        return len(self._queue) >= self.queue_limit and self._pick(NOBODY) is None
+
+    @property
     def members(self) -> tuple[M, ...]:
         """Those that may be granted, in the order they were added."""
         return tuple(self._seats)

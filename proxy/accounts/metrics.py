@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Errors, Snapshot, Transition
-from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.accounts.counters import Labels, Spread, Tally
+from slotproxy.proxy.accounts.outcome import Outcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 ROUTES = frozenset(

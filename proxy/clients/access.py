@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -31,6 +31,16 @@ def is_local_name(name: str) -> bool:
     return True
 
 
+def is_loopback_name(name: str) -> bool:
+    """Whether `name` (lower case) means this machine itself on every machine: a page from there is the user's own."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
     """What was configured. `loopback`: clients are on this machine only."""
@@ -40,13 +50,13 @@ class Access:
     loopback: bool = True
     name: str = ""  # --host, if it is a name
 
-    def check_host(self, values: Sequence[str], *, required: bool) -> None:
-        """Raises Refusal unless there is one valid Host that means us."""
-        if len(values) > 1 or (required and not values):
-            raise malformed("There must be exactly one Host header.")
-        if not values:
+    def check_host(self, host: str | None, *, required: bool) -> None:
+        """Raises Refusal unless the Host field is valid and means us; None: there is none."""
+        if host is None:
+            if required:
+                raise malformed("There must be exactly one Host header.")
             return
-        trouble = _host_trouble(values[0].strip(), self.name.lower(), self.loopback and not self.keys)
+        trouble = _host_trouble(host, self.name.lower(), self.loopback and not self.keys)
         if trouble is not None:
             raise trouble()
 
@@ -112,12 +122,18 @@ def _host_trouble(host: str, own_name: str, guarded: bool) -> Callable[[], Refus
 
 
 def _is_foreign(origin: str, host: str) -> bool:
-    """Whether a page of the web sends `origin`, not a program (vscode-webview:, tauri:) or a page of this machine."""
+    """Whether a page of the web sends `origin`, not a program (vscode-webview:, tauri:), a page of this machine, or one
+    that came from where it asks.
+    """
     match = _WEB_ORIGIN.match(origin)
     if match is None:
         return origin == "null"  # what any page's sandboxed frame sends
     authority = match.group(1).lower()
-    return authority != host.lower() and not (valid_host(authority) and is_local_name(host_name(authority)))
+    if not valid_host(authority):
+        return True
+    # A name that somebody else controls may be made to mean this machine: then Host and Origin are both that name.
+    own = authority == host.lower() and is_local_name(host_name(authority))
+    return not (own or is_loopback_name(host_name(authority)))
 
 
 def _matches(given: str, keys: Iterable[str]) -> bool:

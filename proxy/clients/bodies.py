@@ -1,22 +1,17 @@
-"""The request body: bounded, with a deadline, and valid where a JSON object is due.
+"""The body of a request: valid where a JSON object is due. Pure.
 
 An engine's own JSON parser is laxer than its clients think (NaN, broken UTF-8), and a crash or a hang there costs a
 slot; what can be refused here is refused here.
 """
 
-import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
 
 import msgspec
-from aiohttp import StreamReader, hdrs, web
 
-from slotproxy.proxy.errors import Refusal, bad_request, body_timeout, malformed, too_large
-from slotproxy.proxy.clients.front import ClientConnection
+from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.errors import bad_request
 
-SILENCE = 30.0  # seconds between two pieces of a body
-LONGEST = 300.0  # seconds for a whole body
 MAX_DIGITS = 400  # no double has more; longer numbers only cost engines time
 
 _JSON_PATHS = frozenset(
@@ -52,77 +47,18 @@ _decoder = msgspec.json.Decoder(Wanted)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-async def read(request: web.BaseRequest, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes. Raises Refusal."""
-    length = request.content_length
-    if length is not None and length > limit:
-        raise too_large(limit)
-    payload = request.content
-    expected = request.headers.get(hdrs.EXPECT)
-    if expected is not None:
-        _answer_expectation(request, expected, payload)
-    if payload.is_eof():
-        body = payload.read_nowait()
-        if len(body) > limit:
-            raise too_large(limit)
-        return body
-    connection = request.protocol
-    assert isinstance(connection, ClientConnection)
-    connection.body = payload
-    try:
-        async with asyncio.timeout(LONGEST):
-            return await _collect(payload, limit)
-    except TimeoutError:
-        raise body_timeout(LONGEST) from None
-    except web.RequestPayloadError:
-        raise malformed("The request body ended early.") from None
-    finally:
-        connection.body = None
-
-
-async def _collect(payload: StreamReader, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while not payload.at_eof():
-        try:
-            async with asyncio.timeout(SILENCE):
-                piece = await payload.readany()
-        except TimeoutError:
-            raise body_timeout(SILENCE) from None
-        size += len(piece)
-        if size > limit:
-            raise too_large(limit)
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _answer_expectation(request: web.BaseRequest, expected: str, payload: StreamReader) -> None:
-    if expected.strip().lower() != "100-continue":
-        raise Refusal(417, "expectation_failed", f"The expectation {expected[:40]!r} is not known.", close=True)
-    transport = request.transport
-    if payload.is_eof() or transport is None or transport.is_closing():
-        return
-    if request.version.minor >= 1:
-        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def checker(path: str, headers: Mapping[str, str]) -> Callable[[bytes], Wanted]:
-    """Tells what the proxy wants to know of the body of such a request. It raises Refusal if a JSON object was due and
-    the body is none.
+def checked(head: RequestHead, body: bytes) -> Wanted:
+    """What the proxy wants to know of the body of such a request. Raises Refusal if a JSON object was due and it is
+    none.
     """
-    if hdrs.CONTENT_ENCODING in headers:
-        return unchecked  # compressed: only the engine can tell
-    content_type = headers.get(hdrs.CONTENT_TYPE, "").lower()
-    if content_type.startswith("multipart/"):
-        return unchecked
-    if path in _JSON_PATHS:
-        return _object
-    return _some_json if content_type.startswith("application/json") else unchecked
-
-
-def unchecked(body: bytes) -> Wanted:
-    """What the proxy wants to know of a body it does not look into."""
-    return NOTHING
+    if b"content-encoding" in head.named:
+        return NOTHING  # compressed: only the engine can tell
+    content_type = head.named.get(b"content-type", b"").lower()
+    if content_type.startswith(b"multipart/"):
+        return NOTHING
+    if head.path in _JSON_PATHS:
+        return _object(body)
+    return _some_json(body) if content_type.startswith(b"application/json") else NOTHING
 
 
 def _some_json(body: bytes) -> Wanted:

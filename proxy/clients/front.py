@@ -1,196 +1,231 @@
-"""aiohttp's HTTP server with the hooks the relay needs and the checks aiohttp leaves out (docs/security.md)."""
+"""Every client connection: how many there may be, how long each may take, how much of their bodies is held.
+
+A connection counts from the moment its socket is accepted, in its TLS handshake and while it closes, too.
+"""
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+import socket
+import ssl
+from time import monotonic
 
-from aiohttp import StreamReader, web
-from aiohttp.web_protocol import RequestHandler
-
-from slotproxy.proxy.errors import Refusal, crowded, malformed
-from slotproxy.proxy.engines.heads import KnownRequests
-from slotproxy.proxy.clients.repeats import Known, Repeats
-from slotproxy.proxy.clients.turns import Again
+from slotproxy.proxy.clients import connection
+from slotproxy.proxy.clients.connection import ClientConnection, Handler
+from slotproxy.proxy.errors import crowded
 
 logger = logging.getLogger(__name__)
 
-MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
-LONGEST_FAULT = 200  # characters of what aiohttp says about malformed HTTP
-LINGER = 1.0  # seconds for which the rest of a body is read and thrown away after its request was refused
-KEEPALIVE = 75.0  # seconds an idle client connection is kept, and the longest a request's head may take
-
 MOST = 10_000  # connections at a time
-AT_ONCE = 32  # idle connections closed when there is no room: to look for them costs time
+AT_ONCE = 32  # idle connections closed when there is no room, and how many may be told that there is none
 QUIET = 60.0  # seconds between two complaints about it
-CROWDED = (
+BODY_BUDGET = 512 * 1024 * 1024  # bytes of request bodies that are held at a time
+PERIOD = 1.0  # seconds between looks at deadlines, at most
+HANDSHAKE = 10.0  # seconds
+BACKLOG = 1024
+PAUSE = 1.0  # seconds until accepting is tried again when the system has no descriptor left
+_CROWDED = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%b"
 )
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
+class Front:
+    """Makes and keeps the client connections of one proxy."""
 
-class Writer(Protocol):
-    """Who writes to a client's transport itself and so must hear of back-pressure."""
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-
-class ClientConnection(Repeats):
-    """One client connection."""
-
-    __slots__ = ("_start_line", "body", "peer", "writer")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.writer: Writer | None = None
-        self.body: StreamReader | None = None  # the request body that is being read
-        self.peer = ""  # the client's address
-        self._start_line = b""  # what has come of the first request's
-
-    @property
-    def is_leaving(self) -> bool:
-        """Whether it was closed, and its transport is not yet."""
-        return self._force_close
-
-    @property
-    def idle_until(self) -> float:
-        """When it would be closed for having been idle too long, on the loop's clock."""
-        return self._next_keepalive_close_time
-
-    def turn_away(self) -> None:
-        """Say that there is no room, and close."""
-        transport = self.transport
-        if transport is not None:
-            body = crowded().body("")
-            transport.write(CROWDED % (len(body), body))
-        self.force_close()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self.writer is not None:
-            self.writer.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self.writer is not None:
-            self.writer.resume()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-
-    def data_received(self, data: bytes) -> None:
-        if not self._request_count and self._is_other_protocol(data):
-            data = b"\0"  # the parser's own way to refuse
-        super().data_received(data)
-
-    def parse(self, data: bytes) -> None:
-        super().parse(data)
-        # aiohttp's C parser reports an error in a chunked body that arrives in a later segment as a request of its
-        # own, queued behind the one whose body it is; that one would wait for ever. No request can follow an
-        # unfinished body, so anything queued while one is being read is such an error.
-        if self.body is not None and self._messages and not self.body.is_eof():
-            self._lingering_time = 0.0  # there is no rest of the body to wait for
-            self.body.set_exception(malformed("The request body is not valid chunked encoding."))
-
-    def _is_other_protocol(self, data: bytes) -> bool:
-        """Whether the first start line says RTSP or ICE: the parser would take both for HTTP."""
-        if self._start_line.endswith(b"\n"):  # of a head that is still coming
-            return False
-        line, newline, _ = (self._start_line + data).lstrip(b"\r\n").partition(b"\n")
-        self._start_line = line + newline
-        return bool(newline) and b" HTTP/" not in line
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Malformed HTTP: aiohttp found it, the answer is an error object and the end of the connection."""
-        logger.debug("malformed request from %s: %s", request.remote, message or exc)
-        fault = (message or "unreadable").partition("\n")[0].rstrip(":")  # the next lines are the client's own bytes
-        return refuse(malformed(f"The request is not valid HTTP: {fault[:LONGEST_FAULT]}."), request.path)
-
-
-class Front(web.Server):
-    """Makes `ClientConnection`s; `handler` gets every request that parsed. A client that leaves cancels its handler."""
-
-    def __init__(
-        self,
-        handler: Handler,
-        again: Again | None = None,
-        known: KnownRequests[Known] | None = None,
-        *,
-        max_line: int = MAX_LINE,
-        most: int = MOST,
-    ) -> None:
-        """`again` gets, with what was made of it, each request whose head is in `known`: a connection was told to
-        `remember` it.
-
-        `most`: connections at a time. Beyond, those that are idle longest are closed; if none is, whoever comes is
+    def __init__(self, handler: Handler, *, most: int = MOST, body_budget: int = BODY_BUDGET) -> None:
+        """`most`: connections at a time. Beyond, those that are idle longest are closed; if none is, whoever comes is
         turned away.
         """
-        super().__init__(handler, handler_cancellation=True)
+        self.handler = handler
+        self.body_budget = body_budget
+        self.closing = False  # no connection is kept after its answer
         self._most = most
+        self._bodies = 0  # bytes of them that are held
+        self._connections: set[ClientConnection] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
+        self._tls: ssl.SSLContext | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._due = 0.0  # when it is to run
         self._complained = -math.inf
-        self._again = again
-        self._known = KnownRequests[Known]() if known is None else known
-        self._options: dict[str, Any] = {
-            "access_log": None,
-            "keepalive_timeout": KEEPALIVE,
-            "max_line_size": max_line,
-            "max_field_size": max_line,
-            "auto_decompress": False,  # bodies go on as they came
-            # A refusal is lost if the connection closes while its client still sends: the system resets it then.
-            "lingering_time": LINGER,
-        }
+        self._empty = asyncio.Event()  # set when the last connection is gone
 
-    def __call__(self) -> RequestHandler:
-        return ClientConnection(
-            self, again=self._again, known=self._known, loop=asyncio.get_running_loop(), **self._options
-        )
+    def __call__(self) -> ClientConnection:
+        return ClientConnection(self)
 
-    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
-        super().connection_made(handler, transport)
-        if len(self._connections) > self._most:
-            self._make_room(handler)
-
-    def _make_room(self, newest: RequestHandler) -> None:
-        self._complain(asyncio.get_running_loop().time())
-        connections = [one for one in self._connections if isinstance(one, ClientConnection)]
-        if any(one.is_leaving for one in connections):  # closed a moment ago, and not gone yet
+    async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Accept the clients of a socket that is bound. `tls` counts for every handshake, also after `use`."""
+        if tls is None:
+            self._server = await asyncio.get_running_loop().create_server(self, sock=listening, backlog=BACKLOG)
             return
-        idle = heapq.nsmallest(AT_ONCE, (one for one in connections if one.is_waiting), key=_idle_until)
-        for connection in idle:
-            connection.force_close()
-        if not idle and isinstance(newest, ClientConnection):
-            newest.turn_away()
+        self._tls, self._listening = tls, listening
+        asyncio.get_running_loop().add_reader(listening, self._accept)
 
-    def _complain(self, now: float) -> None:
+    def use(self, tls: ssl.SSLContext) -> None:
+        """From the next handshake on."""
+        self._tls = tls
+
+    # for connections
+
+    def opened(self, client: ClientConnection) -> None:
+        self._connections.add(client)
+        self._empty.clear()
+        if self._sweeper is None:
+            self._schedule(monotonic())
+        if self._count > self._most:
+            self._make_room(client)
+
+    def lost(self, client: ClientConnection) -> None:
+        self._connections.discard(client)
+        if not self._connections:
+            self._empty.set()
+
+    def charge(self, size: int) -> bool:
+        """Bodies hold `size` bytes more, or less; False: they may not, and do not."""
+        held = self._bodies + size
+        if size > 0 and held > self.body_budget:
+            return False
+        self._bodies = held
+        return True
+
+    @property
+    def connections(self) -> frozenset[ClientConnection]:
+        """Those that are open, or close."""
+        return frozenset(self._connections)
+
+    @property
+    def bodies_held(self) -> int:
+        """Bytes of request bodies that are held now."""
+        return self._bodies
+
+    # the end
+
+    def stop(self) -> None:
+        """Accept nobody and close what is idle; what is being answered is answered."""
+        self.closing = True
+        self.stop_listening()
+        for task in self._handshakes:
+            task.cancel()
+        for client in list(self._connections):
+            if client.is_idle:
+                client.close()
+
+    def stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
+
+    async def closed(self, seconds: float) -> None:
+        """Return when every connection is gone; after so many seconds those that are left are closed at once."""
+        self.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._connections:
+                    self._empty.clear()
+                    await self._empty.wait()
+        for client in list(self._connections):
+            client.abort()
+        if self._handshakes:
+            await asyncio.gather(*self._handshakes, return_exceptions=True)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        await asyncio.sleep(0)  # aborted connections learn of it in the next turn of the loop
+
+    # too many
+
+    @property
+    def _count(self) -> int:
+        return len(self._connections) + len(self._handshakes)
+
+    def _make_room(self, newest: ClientConnection) -> None:
+        """For `newest`, which is one too many: of the idle ones those go first that have been idle longest."""
+        self._complain()
+        idle = [client for client in self._connections if client is not newest and client.is_idle]
+        for client in heapq.nsmallest(AT_ONCE, idle, key=_deadline):
+            client.abort()
+        if idle:
+            return
+        if newest.transport is not None and self._count <= self._most + AT_ONCE:
+            body = crowded().body("")
+            newest.transport.write(_CROWDED % (len(body), body))
+            newest.close()
+        else:
+            newest.abort()
+
+    def _complain(self) -> None:
+        now = monotonic()
         if now - self._complained >= QUIET:
             self._complained = now
             logger.warning("%d connections are open, the most there may be: closing those that are idle", self._most)
 
+    # deadlines
 
-def _idle_until(connection: ClientConnection) -> float:
-    return connection.idle_until
+    def _schedule(self, now: float) -> None:
+        period = min(PERIOD, connection.IDLE / 4, connection.HEAD / 4, connection.SILENCE / 4, connection.LONGEST / 4)
+        self._due = now + period
+        self._sweeper = asyncio.get_running_loop().call_later(period, self._sweep, period)
+
+    def _sweep(self, period: float) -> None:
+        self._sweeper = None
+        now = monotonic()
+        late = now - self._due
+        if late > period:  # this process was stopped, or starved: no client was slow meanwhile
+            for client in self._connections:
+                client.forgive(late)
+        for client in [client for client in self._connections if client.deadline <= now]:
+            client.expire(now)
+        if self._connections:
+            self._schedule(now)
+
+    # TLS
+
+    def _accept(self) -> None:
+        listening = self._listening
+        for _ in range(BACKLOG):
+            if listening is None:
+                return
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause_accepting(listening, error)
+                return
+            if self._count >= self._most + AT_ONCE:  # nothing can be said before the handshake
+                sock.close()
+                continue
+            sock.setblocking(False)
+            task = asyncio.get_running_loop().create_task(self._shake_hands(sock))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    def _pause_accepting(self, listening: socket.socket, error: OSError) -> None:
+        logger.warning("clients cannot be accepted: %s", error.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        loop.call_later(PAUSE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self._listening is not None:
+            asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    async def _shake_hands(self, sock: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self, sock, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE, ssl_shutdown_timeout=connection.CLOSING
+            )
+        except (OSError, asyncio.CancelledError) as error:  # ssl.SSLError and TimeoutError are OSErrors
+            sock.close()
+            logger.debug("a TLS handshake failed: %s", error)
 
 
-def refuse(refusal: Refusal, path: str, request_id: str | None = None) -> web.Response:
-    """The answer that says `refusal` in the shape clients of `path` expect."""
-    response = web.Response(
-        status=refusal.status,
-        body=refusal.body(path),
-        content_type="application/json",
-        headers=dict(refusal.headers),
-    )
-    if request_id is not None:
-        response.headers["x-request-id"] = request_id
-    if refusal.close:
-        response.force_close()
-    return response
+def _deadline(client: ClientConnection) -> float:
+    return client.deadline

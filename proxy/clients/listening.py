@@ -53,21 +53,18 @@ def room_for_clients() -> int:
 
 
 def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """None: clients use plain HTTP. Raises ConfigurationError."""
+    """A context of its own each time, so that one that does not load changes nothing. None: clients use plain HTTP.
+
+    Raises ConfigurationError.
+    """
     if settings.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    load_certificate(context, settings)
-    return context
-
-
-def load_certificate(context: ssl.SSLContext, settings: Settings) -> None:
-    """For connections from now on. Raises ConfigurationError."""
-    assert settings.tls_cert is not None
     try:
         context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"--tls-cert {settings.tls_cert} and --tls-key do not load: {error}") from None
+    return context
 
 
 def announce(host: str, listening: socket.socket, *, secure: bool) -> None:
@@ -78,11 +75,8 @@ def announce(host: str, listening: socket.socket, *, secure: bool) -> None:
     logger.info("listening on %s (OpenAI base URL: %s/v1)", url, url)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only programs on this machine reach a server that listens on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name, which may mean anything
+def is_loopback(listening: socket.socket) -> bool:
+    """Whether only programs on this machine reach a socket that listens: by its address, however that was written."""
+    address = ipaddress.ip_address(listening.getsockname()[0].split("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback or (mapped is not None and mapped.is_loopback)

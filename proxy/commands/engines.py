@@ -10,14 +10,14 @@ from typing import Any
 
 import msgspec
 
-from slotproxy.instances.profiles import context, detection, launch, profile
-from slotproxy.instances.models import demo, model
-from slotproxy.instances.profiles.detection import Detection
 from slotproxy.instances.errors import ModelError
-from slotproxy.instances.profiles.launch import Launch, Place
+from slotproxy.instances.models import demo, model
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.processes.statedir import StateDir
+from slotproxy.instances.profiles import catalog, context, detection, launch
+from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.profiles.detection import Detection
+from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings
 
@@ -34,7 +34,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
     """Print the list, or what is known of `engine`; the exit code. Raises ConfigurationError."""
     if engine is None:
         return _list(as_json=as_json)
-    profile = profile.load(engine)
+    profile = catalog.load(engine)
     launch.check_arguments(profile, settings.engine_args)
     found = asyncio.run(detection.detect(profile, settings.engine_bin))
     plan = _plan(settings, profile, found)
@@ -47,7 +47,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
 
 
 def _list(*, as_json: bool) -> int:
-    shipped = [profile.load(name) for name in profile.names()]
+    shipped = [catalog.load(name) for name in catalog.names()]
     if as_json:
         print_json([_row(profile) for profile in shipped])
         return 0

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from slotproxy.instances.forecast import plan
-from slotproxy.instances.profiles import launch
-from slotproxy.instances.models import demo, model
-from slotproxy.instances.forecast.plan import RULE, Outlook
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
+from slotproxy.instances.forecast.plan import RULE, Outlook
+from slotproxy.instances.models import demo, model
+from slotproxy.instances.profiles import launch
 from slotproxy.instances.scaling.planner import size
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings

@@ -1,17 +1,15 @@
-"""Heads of messages that came before. Pure.
+"""Heads of answers that came before. Pure.
 
-An engine heads every short answer with the same lines, and a client its requests, but for the number after
-Content-Length. Once a parser has found them good, the same bytes with another number mean the same, and need not be
-parsed again.
+An engine heads every short answer with the same lines, but for the number after Content-Length. Once a parser has found
+them good, the same bytes with another number mean the same, and need not be parsed again.
 """
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 from slotproxy.proxy.headers import Field
 
-T = TypeVar("T")
-
-KNOWN = 64  # heads that are remembered, of answers and of requests
+KNOWN = 64  # heads that are remembered
+LONGEST = 2048  # bytes of one
 _END = b"\r\n\r\n"
 _LENGTHS = (b"\nContent-Length: ", b"\ncontent-length: ")
 _DIGITS = 15
@@ -49,53 +47,11 @@ class KnownHeads:
         if parts is None:
             return
         lines, length, begin = parts
-        if _is_plain(lines) and len(segment) - begin == length and lines.startswith(b"HTTP/1.1 %d " % head.status):
-            _keep(self._heads, lines, head)
-
-
-class KnownRequests(Generic[T]):
-    """Of requests: what was made of the head, by its bytes. They hold credentials, so they are looked up whole."""
-
-    def __init__(self) -> None:
-        self._heads: dict[bytes, T] = {}
-
-    def __len__(self) -> int:
-        return len(self._heads)
-
-    def recognise(self, segment: bytes) -> tuple[T, int, int] | None:
-        """What was made of the head with which `segment` begins, where the body begins, and where it ends."""
-        parts = _parts(segment)
-        if parts is None:
-            return None
-        lines, length, begin = parts
-        known = self._heads.get(lines)
-        return None if known is None else (known, begin, begin + length)
-
-    def add(self, segment: bytes, length: int, made: T) -> None:
-        """`segment` begins with a request that a parser accepted: a POST with one Content-Length, which is `length`, no
-        other framing, no expectation, and the connection stays open after it.
-        """
-        parts = _parts(segment)
-        if parts is not None and parts[1] == length and parts[0].startswith(b"POST ") and _is_plain(parts[0]):
-            _keep(self._heads, parts[0], made)
-
-    def clear(self) -> None:
-        """What was allowed may no longer be."""
-        self._heads.clear()
-
-
-def head_size(segment: bytes) -> int | None:
-    """Bytes of the head with which `segment` begins, its empty line included; None where another place could be taken
-    for its end, or it is not there yet.
-    """
-    end = segment.find(_END)
-    return end + len(_END) if end > 0 and _is_plain(segment[:end]) else None
-
-
-def _keep(heads: dict[bytes, T], lines: bytes, made: T) -> None:
-    if len(heads) >= KNOWN:
-        heads.clear()
-    heads[lines] = made
+        is_one = len(segment) - begin == length and lines.startswith(b"HTTP/1.1 %d " % head.status)
+        if is_one and len(lines) <= LONGEST and _is_plain(lines):
+            if len(self._heads) >= KNOWN:
+                self._heads.clear()
+            self._heads[lines] = head
 
 
 def _is_plain(lines: bytes) -> bool:

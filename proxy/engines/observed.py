@@ -9,9 +9,9 @@ from typing import Protocol
 
 import msgspec
 
+from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
-from slotproxy.proxy.engines.relay import EngineConnection
 
 Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
 """Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
@@ -67,8 +67,10 @@ class Refusal:
             return self._answer.receive(self.body, complete)
         if complete:
             self._observer(self.status, self._fields, self.body)
-            self._answer.keep(self)
         return None
+
+    def over(self) -> None:
+        self._answer.keep(self)
 
     def settle(self) -> None:
         raise AssertionError("no chunk passes by a refusal")

@@ -18,12 +18,12 @@ from typing import cast
 import httptools
 
 from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy.accounts.meter import MANY
 from slotproxy.proxy.engines.chunks import END, FRAMINGS, LONGEST, OPENINGS
-from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
-from slotproxy.proxy.headers import Field
 from slotproxy.proxy.engines.heads import Head, KnownHeads
 from slotproxy.proxy.engines.idle import IdleConnections
-from slotproxy.proxy.accounts.meter import MANY
+from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
+from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
@@ -180,7 +180,7 @@ class EngineConnection(asyncio.Protocol):
         elif self._complete:
             if first and self._plain is not None and self._reusable:
                 _known_heads.add(data, self._plain)
-            self._end()
+            self._end(self._sink or sink)
         elif self._between_chunks:
             self._passing_to = self._outlet
 
@@ -196,8 +196,12 @@ class EngineConnection(asyncio.Protocol):
             return
         if self._final and self._until_close and error is None:
             failure = sink.closed()
+            sink = self._sink or sink  # another may have taken over
             if failure is not None:
                 sink.fail(failure)
+            else:
+                self._sink = None
+                sink.over()
         elif self.used > 1 and self._head_bytes == 0:
             sink.fail(Failure(Kind.STALE, "it had closed the connection"))
         else:
@@ -224,7 +228,7 @@ class EngineConnection(asyncio.Protocol):
         if failure is not None:
             self._fail(failure.kind, failure.text)
         else:
-            self._end()
+            self._end(self._sink or sink)
 
     # httptools callbacks
 
@@ -292,7 +296,7 @@ class EngineConnection(asyncio.Protocol):
 
     # the end of an exchange
 
-    def _end(self) -> None:
+    def _end(self, sink: Sink) -> None:
         self._sink = self._outlet = self._passing_to = None
         self.resume()  # the last bytes may have been what its client could not take: the next client can
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
@@ -300,6 +304,7 @@ class EngineConnection(asyncio.Protocol):
             self._idle.put(self)
         elif self.transport is not None:
             self.transport.close()
+        sink.over()
 
     def _fail(self, kind: Kind, text: str) -> None:
         sink, self._sink = self._sink, None
@@ -333,4 +338,13 @@ async def connect(
             upstream.port,
             ssl=tls if upstream.tls else None,
         )
+    return connection
+
+
+async def connect_over(
+    sock: socket.socket, upstream: Upstream, idle: IdleConnections[EngineConnection]
+) -> EngineConnection:
+    """A connection over a socket that is connected already."""
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: EngineConnection(upstream, idle), sock=sock)
     return connection

@@ -38,11 +38,16 @@ class Sink(Protocol):
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         """What one segment held of the body; `complete` exactly once, with the last."""
 
+    def over(self) -> None:
+        """The answer was complete, and its connection may be used for another request by now."""
+
     def settle(self) -> None:
         """There are MANY pieces of chunks that passed."""
 
     def closed(self) -> Failure | None:
-        """The engine closed the connection, which is all that marks the end of this body: complete, or a Failure."""
+        """The engine closed the connection, which is all that marks the end of this body: complete, or a Failure. If it
+        is complete, `over` follows.
+        """
 
     def fail(self, failure: Failure) -> None:
         """There will be no (more) answer."""

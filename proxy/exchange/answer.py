@@ -5,80 +5,59 @@ tried elsewhere; afterwards a failure is an error event and a cut connection, ne
 for success.
 """
 
-import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import NamedTuple
+from typing import Protocol
 
 from slotproxy.instances.remotes.ratelimits import REFUSALS
-from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
-from slotproxy.proxy.clients.bodies import Wanted
-from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.clients.front import ClientConnection
-from slotproxy.proxy.headers import Field, engine_head
 from slotproxy.proxy.accounts.meter import Meter
+from slotproxy.proxy.accounts.silence import Silence
+from slotproxy.proxy.clients.connection import ClientConnection
+from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.accounts.silence import Silence
+from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.headers import Field, engine_head
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class RequestHead:
-    """The head of a client's request, checked, as far as it matters for its answer and its way to an engine.
+class Carrier(Protocol):
+    """Whose answer it is. No method may block or raise."""
 
-    The head of another request may be the same to the byte, and this one then serves that too.
-    """
+    def answer_begun(self) -> None:
+        """The client gets this answer and no other: something of it is written."""
 
-    method: str
-    target: bytes  # origin form, as it came
-    path: str  # the target up to "?"
-    fields: tuple[Field, ...]
-    connection: bool  # there is a Connection field among them
-    request_id: str | None  # the client's own, if it may be used
-    origin: str | None  # of the page that asks
-    http11: bool
-    keep_alive: bool
-    check: Callable[[bytes], Wanted]  # the body. Raises Refusal
-    own_fields: bytes = b""  # finished header lines for the client: CORS
-    lines: dict[Upstream, bytes] = field(default_factory=dict)  # what was made of it for engines
-
-
-class Request(NamedTuple):
-    """One client request."""
-
-    head: RequestHead
-    body: bytes
-    request_id: str
-    streaming: bool  # the body asks for a stream
+    def attempt_over(self, failure: Failure | None) -> None:
+        """What was sent to the engine has come to its end. None: its answer is complete, or kept in `refusal`."""
 
 
 class Answer:
     """An exchange.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
     __slots__ = (
-        "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_outcome", "_own",
-        "_passing", "_request", "_silence", "begun", "complete", "first_byte", "first_token", "keep_alive", "last_byte",
-        "meter", "paused_since", "refusal", "status", "stream",
+        "_aside", "_carrier", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_own",
+        "_own_always", "_passing", "_request", "_silence", "begun", "complete", "expects_stream", "first_byte",
+        "first_token", "keep_alive", "last_byte", "meter", "paused_since", "refusal", "status", "stream",
     )  # fmt: skip
 
-    def __init__(self, request: Request, client: ClientConnection) -> None:
+    def __init__(self, request: RequestHead, client: ClientConnection, carrier: Carrier, own: bytes) -> None:
+        """`own`: header lines for the client, whoever answers."""
         self._request = request
         self._client = client
+        self._carrier = carrier
+        self._own_always = own
         self._own = b""
         self._connection: EngineConnection | None = None
-        self._outcome: asyncio.Future[Failure | None] | None = None
         self._observer: Observer | None = None
         self._aside: Refusal | None = None
         self.refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
         self.status = 0
         self.begun = False  # something was written to the client
         self.complete = False
-        self.keep_alive = request.head.keep_alive
+        self.keep_alive = request.keep_alive
+        self.expects_stream = False  # the request asks for one
         self.first_token = 0.0
         self.paused_since: float | None = None
         self._reset()
@@ -103,37 +82,31 @@ class Answer:
         """When the engine last gave a sign of life."""
         return self._connection.heard if self._connection is not None else monotonic()
 
-    async def take(
+    def send(
         self, connection: EngineConnection, request: bytes, own: bytes, observer: Observer | None = None
-    ) -> Failure | None:
-        """Send `request` and relay its answer; `own` is header lines for the client. None: the answer is complete.
+    ) -> None:
+        """Send `request` and relay its answer; `own` is header lines for the client. The carrier is told when it is
+        over.
 
-        `observer` is told of it; a refusal is not relayed then, but kept in `refusal` until `release`.
-        Cancelling it (the client left) resets the engine's connection.
+        `observer` is told of the answer; a refusal is not relayed then, but kept in `refusal` until `release`.
         """
-        self._reset()
+        if self.status:
+            self._reset()
         self._own = own
         self._observer = observer
         self._connection = connection
-        self._outcome = asyncio.get_running_loop().create_future()
-        self._client.writer = self
-        try:
-            connection.send(request, self, head_only=self._request.head.method == "HEAD")
-            if self._client.writing_paused:  # by an earlier answer it has not read: nobody will tell us again
-                self.pause()
-            return await self._outcome
-        finally:
-            if connection.serves(self):  # cancelled: the client left
-                connection.abort()
-            if self._aside is not None:
-                if connection.serves(self._aside):
-                    connection.abort()
-                self._aside = None
-            self._client.writer = None
-            self._connection = None
-            self.paused_since = None
+        connection.send(request, self, head_only=self._request.method == "HEAD")
+        if self._client.writing_paused:  # by an earlier answer it has not read: nobody will tell us again
+            self.pause()
 
-    # exchange.Sink
+    def abandon(self) -> None:
+        """Nobody wants the answer any longer: reset the engine's connection."""
+        connection, aside = self._connection, self._aside
+        self._connection = self._aside = None
+        if connection is not None and (connection.serves(self) or (aside is not None and connection.serves(aside))):
+            connection.abort()
+
+    # sink.Sink
 
     def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
         request = self._request
@@ -142,13 +115,13 @@ class Answer:
             head = engine_head(status, reason, fields)
         except ValueError as error:
             return Failure(Kind.MALFORMED, str(error))
-        bodiless = status in (204, 304) or request.head.method == "HEAD"
+        bodiless = status in (204, 304) or request.method == "HEAD"
         self.stream = head.is_stream and not bodiless
         framing = b""
         if length is not None and status not in (204, 304):
             self._counted = True
             framing = b"Content-Length: %d\r\n" % length
-        elif not bodiless and request.head.http11:
+        elif not bodiless and request.http11:
             self._chunked = True
             framing = b"Transfer-Encoding: chunked\r\n"
         elif not bodiless:
@@ -157,9 +130,9 @@ class Answer:
             framing += b"X-Accel-Buffering: no\r\n"
         if not self.keep_alive:
             framing += b"Connection: close\r\n"
-        elif not request.head.http11:
+        elif not request.http11:
             framing += b"Connection: keep-alive\r\n"
-        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, request.head.own_fields, framing)
+        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, self._own_always, framing)
         self.meter = Meter(stream=self.stream)
         if self._observer is not None:
             self._step_aside(self._observer, status, fields)
@@ -167,7 +140,7 @@ class Answer:
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         transport = self._client.transport
-        if transport is None or transport.is_closing():  # the handler is being cancelled
+        if transport is None or transport.is_closing():  # the client is leaving
             return None
         if complete and not data and not self.first_byte and self._is_missing_a_body():
             return Failure(Kind.EMPTY, "it answered 200 without a body")
@@ -181,16 +154,21 @@ class Answer:
             data = self._head + data
             self._head = None
             self.begun = True
+            self._carrier.answer_begun()
         if data:
             transport.write(data)
             if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
                 self._hold()
         if complete:
             self._report()
-            self._finish()
+            self.complete = True
+            self.last_byte = self.heard
         elif self._chunked and not self._passing:
             self._let_pass()
         return None
+
+    def over(self) -> None:
+        self._end(None)
 
     def settle(self) -> None:
         if self.meter is not None:
@@ -200,7 +178,7 @@ class Answer:
         """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
         if (
             self.stream
-            and self._request.head.path in _SAY_THEIR_END
+            and self._request.path in _SAY_THEIR_END
             and self.meter is not None
             and not self.meter.ended
         ):
@@ -210,8 +188,7 @@ class Answer:
     def fail(self, failure: Failure) -> None:
         self._report()
         self.last_byte = self.heard
-        if self._outcome is not None and not self._outcome.done():
-            self._outcome.set_result(failure)
+        self._end(failure)
 
     # observed.Destination
 
@@ -238,8 +215,7 @@ class Answer:
 
     def keep(self, refusal: Refusal) -> None:
         self.refusal = refusal
-        if self._outcome is not None and not self._outcome.done():
-            self._outcome.set_result(None)
+        self._end(None)
 
     def release(self, refusal: Refusal) -> None:
         """Give the client the refusal after all."""
@@ -248,7 +224,7 @@ class Answer:
         self.meter = Meter(stream=False)
         self.receive(refusal.body, True)
 
-    # front.Writer
+    # back-pressure
 
     def pause(self) -> None:
         """The client reads slower than the engine writes."""
@@ -275,6 +251,34 @@ class Answer:
             self._silence = Silence(now)
         return self._silence.lasts(self.meter, now, patience)
 
+    @property
+    def filler(self) -> bytes:
+        """What may be written between two chunks without changing the body: the next one's size gets a leading zero."""
+        return b"0" if self._chunked and not self.complete else b""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a request was sent for it and the answer is not complete."""
+        return self._connection is not None
+
+    def unread(self, now: float, patience: float) -> Failure | None:
+        """The client has read nothing for `patience` seconds; None: it has."""
+        if self.paused_since is None or now - self.paused_since <= patience:
+            return None
+        return Failure(Kind.SLOW_CLIENT, f"the client read nothing for {patience:g} s")
+
+    def overdue(self, now: float, prefill: float, stall: float) -> Failure | None:
+        """What of its deadlines the engine has missed; None: none of them."""
+        if self.paused_since is not None:
+            return None
+        if not self.first_byte and now - self.heard > prefill:
+            return Failure(Kind.PREFILL_TIMEOUT, f"no byte of an answer within {prefill:g} s")
+        if self.first_byte and now - self.heard > stall:
+            return Failure(Kind.STALL_TIMEOUT, f"its stream was silent for {stall:g} s")
+        if self.says_nothing(now, prefill):
+            return Failure(Kind.STALL_TIMEOUT, f"its stream said nothing but comments for {prefill:g} s")
+        return None
+
     def forgive(self, seconds: float) -> None:
         """The proxy itself stood still for so long: neither the engine nor the client was slow meanwhile."""
         self._silence = None
@@ -298,7 +302,7 @@ class Answer:
             return
         # Where bytes are counted, an event would stand for those that are missing: a clean end.
         if self.stream and self.meter is not None and not self._counted and not self._client.writing_paused:
-            event = refusal.event(self._request.head.path)
+            event = refusal.event(self._request.path)
             event = event if self.meter.at_boundary else b"\n\n" + event
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
             transport.close()
@@ -323,14 +327,13 @@ class Answer:
             self._connection.let_pass(self._client, self.meter.pieces)
 
     def _is_missing_a_body(self) -> bool:
-        return self.status == 200 and self._request.head.method == "POST" and not self._request.streaming
+        return self.status == 200 and self._request.method == "POST" and not self.expects_stream
 
     def _hold(self) -> None:
         if self._connection is not None:
             self._connection.pause()
 
-    def _finish(self) -> None:
-        self.complete = True
-        self.last_byte = self.heard
-        if self._outcome is not None and not self._outcome.done():
-            self._outcome.set_result(None)
+    def _end(self, failure: Failure | None) -> None:
+        self._connection = self._aside = None
+        self.paused_since = None
+        self._carrier.attempt_over(failure)

@@ -15,8 +15,8 @@ from platformdirs import user_state_path
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
+from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.proxy.options.option import option, table
 from slotproxy.proxy.options.values import (
     FLAG,

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 from tests.clients import Unframed, chat, connected, eventually, post, request, streaming
 from tests.contract_engines import Played
 from tests.running import Running, StartProxy, is_locked, wait_for
@@ -36,7 +36,7 @@ def of_engine(name: str) -> pytest.MarkDecorator:
 
 def check_surroundings(played: Played, proxy: Running, number: int) -> None:
     """Lock, KV directory, port, environment and command line of one instance against its profile."""
-    profile, place = profile.load(played.name), proxy.state_dir / "instances" / str(number)
+    profile, place = catalog.load(played.name), proxy.state_dir / "instances" / str(number)
     record = json.loads((place / "instance.json").read_text())
     (start,) = [event for event in played.events("start") if event["pid"] == record["pid"]]
     facts, environment = start["facts"], start["env"]
@@ -79,7 +79,7 @@ async def check_answers(played: Played, proxy: Running) -> None:
 
 
 def rewrites(played: Played) -> bool:
-    return profile.load(played.name).http.model is not None
+    return catalog.load(played.name).http.model is not None
 
 
 async def check_cancel(played: Played, proxy: Running) -> None:

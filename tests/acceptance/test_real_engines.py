@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from scripts import llama_server, mlx_lm_server
-from slotproxy.instances.profiles import launch, profile
+from slotproxy.instances.profiles import catalog, launch
 from tests.clients import Unframed, ask, chat, connected, eventually, post, request, streaming
 from tests.running import ROOT, Running, StartProxy, is_locked, wait_for
 from tests.tiny_model import make
@@ -69,7 +69,7 @@ async def test_llama_server_of_each_generation(llama_build: int, demo_model: Pat
     options = ("--model", str(demo_model), "--engine", "llama-server", "--engine-bin", binary, "--ctx-size", "1000")
     proxy = await ready(start_proxy, *options, *ONE_THREAD, instances=2, env=POISON)
 
-    help_text = await launch.help_text(profile.load("llama-server"), (binary,))
+    help_text = await launch.help_text(catalog.load("llama-server"), (binary,))
     assert ("--load-mode" in help_text) == (llama_build == NEW)
     for number in range(2):
         command = command_of(proxy, number)

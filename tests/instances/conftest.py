@@ -14,9 +14,9 @@ import pytest
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock, LockHeld
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
+from slotproxy.instances.profiles.catalog import Idle, Profile, Stop
 from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.profiles.profile import Idle, Profile, Stop
 from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
@@ -41,7 +41,7 @@ def gguf(tmp_path: Path) -> Path:
 def stub_profile(**changes: Any) -> Profile:
     """The shipped profile of ds4-server, quick to stop and to forgive unless `changes` say otherwise."""
     changes = {"stop": Stop(term=5, again=1), "idle": Idle(kind="delay", first=0.0, first_unstreamed=0.0)} | changes
-    return msgspec.structs.replace(profile.load("ds4-server"), **changes)
+    return msgspec.structs.replace(catalog.load("ds4-server"), **changes)
 
 
 def stub_launch(

@@ -1,6 +1,7 @@
 """The data plane without processes: a front on a free port, leases on engines that are scripts of bytes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
-from slotproxy.proxy.operator.api import Api
-from slotproxy.proxy.routes import Routes
+from slotproxy.proxy.exchange.gate import Gate
+from slotproxy.proxy.operator.application import application
+from slotproxy.proxy.operator.serving import served
+from slotproxy.proxy.operator.stopping import Stopping
 
 SOON = 5.0
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -117,10 +120,16 @@ class Stack:
     owner: Owner
     forwarder: Forwarder
     metrics: Metrics
-    routes: Routes
+    gate: Gate
+    stopping: Stopping
     front: Front
     upstreams: list[Upstream]
     operations: "Operator"
+
+    def stop(self) -> None:
+        """As when a signal has come: who comes now is told so."""
+        self.gate.stopping = True
+        self.stopping.begin()
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -185,25 +194,26 @@ async def stack() -> AsyncIterator[MakeStack]:
             limits = Limits(
                 queue=queue, queue_timeout=queue_timeout, prefill_timeout=prefill_timeout, stall_timeout=stall_timeout
             )
-            forwarder = Forwarder(leases, limits, metrics, strip_credentials=bool(keys))
-            operations = Operator()
-            routes = Routes(
-                forwarder,
-                metrics,
-                Access(keys=keys, loopback=loopback),
-                lambda: snapshot_of(leases, upstreams, kind),
-                lambda: leases.queued,
-                Api(operations, lambda: snapshot_of(leases, upstreams, kind), lambda: leases.queued, "0"),
-                max_body,
+            operations, stopping = Operator(), Stopping()
+            pages = await exits.enter_async_context(
+                served(
+                    application(
+                        snapshot=lambda: snapshot_of(leases, upstreams, kind),
+                        queued=lambda: leases.queued,
+                        page=metrics.page,
+                        operations=operations,
+                        version="0",
+                        stopping=stopping,
+                    )
+                )
             )
-            front = Front(routes.handle, routes.again, routes.known)
-            server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
-            exits.callback(server.close)
-            exits.push_async_callback(front.shutdown, 0.01)
+            gate = Gate(Access(keys=keys, loopback=loopback), max_body, lambda: kind is Kind.UPSTREAM)
+            forwarder = Forwarder(gate, leases, limits, metrics, pages, strip_credentials=bool(keys))
+            exits.push_async_callback(forwarder.closed)
             exits.callback(forwarder.break_off)
-            exits.callback(forwarder.idle.close)
-            port = server.sockets[0].getsockname()[1]
-            return Stack(port, leases, owner, forwarder, metrics, routes, front, upstreams, operations)
+            front = Front(forwarder)
+            port = await exits.enter_async_context(listening(front))
+            return Stack(port, leases, owner, forwarder, metrics, gate, stopping, front, upstreams, operations)
 
         yield start
 
@@ -211,12 +221,13 @@ async def stack() -> AsyncIterator[MakeStack]:
 @asynccontextmanager
 async def listening(front: Front) -> AsyncIterator[int]:
     """`front` serves on this port."""
-    server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", 0)
+    sock = socket.create_server(("127.0.0.1", 0))
+    await front.listen(sock)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield sock.getsockname()[1]
     finally:
-        await front.shutdown(0.01)
-        server.close()
+        await front.closed(0.01)
+        sock.close()
 
 
 async def _engine(exits: AsyncExitStack, script: Script) -> int:

@@ -169,7 +169,8 @@ def test_a_command_that_shows_something_ends_with_0_and_loads_no_server(demo_mod
 
 def test_serving_loads_nothing_of_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
-        "import sys; from slotproxy.proxy import server; from slotproxy.proxy.options.sources import load; load([], {}); "
+        "import sys; from slotproxy.proxy import server; "
+        "from slotproxy.proxy.options.sources import load; load([], {}); "
         "sys.exit(any(name.startswith(('rich', 'slotproxy.proxy.commands')) for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -13,7 +13,7 @@ from slotproxy.instances.forecast.plan import Outlook
 from slotproxy.instances.memory import machine, process_tree
 from slotproxy.instances.models import model
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles import launch, profile
+from slotproxy.instances.profiles import catalog, launch
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
 from slotproxy.instances.scaling.calibration import Calibration
@@ -23,7 +23,7 @@ GIB = 1 << 30
 FACTS = ModelFacts(path=Path("/models/m.gguf"), name="m", kind="gguf", size=4 * GIB)
 ROOMY = Outlook(
     facts=FACTS,
-    profile=profile.load("llama-server"),
+    profile=catalog.load("llama-server"),
     missing=None,
     ctx=4096,
     metric="resident",
@@ -97,7 +97,7 @@ def test_a_context_below_the_floor_or_above_what_was_trained_is_warned_about(dem
 
 def test_an_engine_that_does_not_share_is_warned_about() -> None:
     private = msgspec.structs.replace(
-        ROOMY.profile, batching=None, memory=profile.Memory(shared=False, note="it copies")
+        ROOMY.profile, batching=None, memory=catalog.Memory(shared=False, note="it copies")
     )
     (warning,) = replace(ROOMY, profile=private, estimate=Estimate(weights=GIB, kv=1, shares=False)).warnings()
     assert warning == (
@@ -178,7 +178,7 @@ async def test_it_looks_where_a_start_looks(demo_model: Path, monkeypatch: pytes
 
 async def test_without_a_context_asked_for_it_is_the_profiles(demo_model: Path) -> None:
     found = await plan.look(settings(demo_model, engine="ds4-server"), model.check(demo_model))
-    assert found.ctx == profile.load("ds4-server").ctx
+    assert found.ctx == catalog.load("ds4-server").ctx
 
 
 async def test_an_engine_that_is_not_installed_can_be_planned_with(
@@ -201,7 +201,7 @@ async def test_an_engine_that_cannot_take_the_model_is_refused(demo_model: Path,
 
 
 def test_one_process_that_batches_is_proposed_where_several_would_share_nothing() -> None:
-    several = replace(ROOMY, profile=profile.load("vllm"))
+    several = replace(ROOMY, profile=catalog.load("vllm"))
     assert any("--max-num-seqs K and give it as --upstream URL,slots=K" in warning for warning in several.warnings())
     alone = replace(several, instances=1)
     assert not any("--upstream" in warning for warning in alone.warnings())

@@ -10,7 +10,7 @@ import pytest
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.process import Exit, Process
-from slotproxy.instances.profiles.profile import Stop
+from slotproxy.instances.profiles.catalog import Stop
 from tests.instances.conftest import SOON
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles import context, profile
-from slotproxy.instances.profiles.profile import Context, Profile
+from slotproxy.instances.profiles import catalog, context
+from slotproxy.instances.profiles.catalog import Context, Profile
 
 TOKENS = st.integers(min_value=512, max_value=1 << 20)
 
 
 def profile_with(**rule: object) -> Profile:
     given = msgspec.convert(rule, Context)
-    return msgspec.structs.replace(profile.load("llama-server"), name="it", ctx=4096, context=given)
+    return msgspec.structs.replace(catalog.load("llama-server"), name="it", ctx=4096, context=given)
 
 
 def test_the_users_word_comes_first_then_the_profiles() -> None:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles import detection, profile
+from slotproxy.instances.profiles import catalog, detection
 from slotproxy.instances.profiles.detection import detect, find_version
 
 
@@ -39,7 +39,7 @@ async def test_a_program_is_asked_for_its_version_and_its_help(tmp_path: Path) -
     path = engine(
         tmp_path / "llama-server", '[ "$1" = --help ] && echo "--load-mode MODE" || echo "version: 7 (x)" >&2'
     )
-    found = await detect(profile.load("llama-server"), path)
+    found = await detect(catalog.load("llama-server"), path)
     assert (found.program, found.missing, found.version) == ((path,), None, "version: 7 (x)")
     assert "--load-mode" in found.help_text
 
@@ -50,12 +50,12 @@ async def test_what_a_shell_has_set_for_the_engine_does_not_reach_it(
     monkeypatch.setenv("LLAMA_ARG_MODEL", "x1")
     monkeypatch.setenv("SLOTPROXY_API_KEY", "x2")
     path = engine(tmp_path / "llama-server", "echo version 1 $LLAMA_ARG_MODEL $SLOTPROXY_API_KEY")
-    assert (await detect(profile.load("llama-server"), path)).version == "version 1"
+    assert (await detect(catalog.load("llama-server"), path)).version == "version 1"
 
 
 async def test_a_program_that_refuses_the_question_has_no_version(tmp_path: Path) -> None:
     path = engine(tmp_path / "ds4-server", "echo unknown option 3; exit 2")
-    assert (await detect(profile.load("ds4-server"), path)).version is None
+    assert (await detect(catalog.load("ds4-server"), path)).version is None
 
 
 def _runs(pid: int) -> bool:
@@ -68,14 +68,14 @@ def _runs(pid: int) -> bool:
 async def test_a_program_that_does_not_end_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "VERSION_TIMEOUT", 0.05)
     path = engine(tmp_path / "ds4-server", "exec sleep 60")
-    assert (await detect(profile.load("ds4-server"), path)).version is None
+    assert (await detect(catalog.load("ds4-server"), path)).version is None
 
 
 async def test_a_program_that_is_given_up_ends_with_what_it_started(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     path = engine(tmp_path / "ds4-server", f"sleep 60 &\necho $! > {note}.new && mv {note}.new {note}\nwait")
     async with asyncio.timeout(60):
-        asking = asyncio.ensure_future(detect(profile.load("ds4-server"), path))
+        asking = asyncio.ensure_future(detect(catalog.load("ds4-server"), path))
         while not note.exists():
             await asyncio.sleep(0.01)
         asking.cancel()
@@ -86,26 +86,26 @@ async def test_a_program_that_is_given_up_ends_with_what_it_started(tmp_path: Pa
 
 
 async def test_an_engine_of_a_package_has_the_packages_version() -> None:
-    found = await detect(profile.load("embedded"), None)
+    found = await detect(catalog.load("embedded"), None)
     assert found.program[0] == sys.executable
     assert (found.version or "").startswith("xllamacpp 20")
 
 
 async def test_a_module_without_a_package_of_its_own_says_nothing() -> None:
-    profile = msgspec.structs.replace(profile.load("embedded"), module="json.tool", requires="json")
+    profile = msgspec.structs.replace(catalog.load("embedded"), module="json.tool", requires="json")
     assert (await detect(profile, None)).version is None
 
 
 async def test_what_is_not_installed_is_shown_as_the_newest_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    found = await detect(profile.load("llama-server"), None)
+    found = await detect(catalog.load("llama-server"), None)
     assert (found.program, found.version) == (("llama-server",), None)
     assert "not installed" in (found.missing or "")
-    assert all(options.flag in found.help_text for options in profile.load("llama-server").options)
-    absent = msgspec.structs.replace(profile.load("embedded"), requires="no_such_package")
+    assert all(options.flag in found.help_text for options in catalog.load("llama-server").options)
+    absent = msgspec.structs.replace(catalog.load("embedded"), requires="no_such_package")
     assert (await detect(absent, None)).program[1:] == ("-P", "-m", "slotproxy.instances.profiles.embedded")
 
 
 async def test_a_wrong_executable_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="check --engine-bin"):
-        await detect(profile.load("ds4-server"), "/nowhere/ds4")
+        await detect(catalog.load("ds4-server"), "/nowhere/ds4")

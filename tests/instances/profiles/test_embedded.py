@@ -17,7 +17,7 @@ from slotproxy.instances.failures import Cause
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.processes import ports
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 from slotproxy.instances.profiles.embedded import main
 from slotproxy.instances.profiles.launch import Launch, program
 from slotproxy.instances.running.instance import Instance
@@ -31,7 +31,7 @@ LONG = 4000  # tokens nobody waits for
 
 
 def embedded(model: Path, *extra_args: str) -> Launch:
-    profile = profile.load("embedded")
+    profile = catalog.load("embedded")
     run = program(profile, None)
     return Launch(profile=profile, program=run, model=model, name="demo", ctx=1024, threads=1, extra_args=extra_args)
 

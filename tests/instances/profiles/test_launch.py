@@ -10,7 +10,7 @@ import pytest
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models import model
 from slotproxy.instances.models.model import ModelFacts
-from slotproxy.instances.profiles import launch, profile
+from slotproxy.instances.profiles import catalog, launch
 from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.settings import SupplySettings
 
@@ -21,7 +21,7 @@ PLACE = Place(directory=Path("/state/instances/3"), port=4711)
 
 def launch_of(engine: str, help_text: str = "", extra_args: tuple[str, ...] = ()) -> Launch:
     return Launch(
-        profile=profile.load(engine),
+        profile=catalog.load(engine),
         program=("/bin/engine",),
         model=Path("/models/{port}.gguf"),
         name="m",
@@ -142,7 +142,7 @@ def test_only_some_engines_resolve_a_models_name_themselves(engine: str, names: 
 
 
 def cautions(engine: str, *, instances: int | None, ctx_size: int | None = None) -> list[str]:
-    return list(launch.cautions(profile.load(engine), instances=instances, ctx_size=ctx_size))
+    return list(launch.cautions(catalog.load(engine), instances=instances, ctx_size=ctx_size))
 
 
 @pytest.mark.parametrize("instances", [None, 2])
@@ -183,21 +183,21 @@ def test_a_model_directory_needs_an_engine_that_takes_one(engine: str) -> None:
 def test_a_missing_executable_is_answered_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigurationError, match="build ds4 and put ds4-server on PATH"):
-        launch.program(profile.load("ds4-server"), None)
+        launch.program(catalog.load("ds4-server"), None)
     with pytest.raises(ConfigurationError, match="/nowhere/ds4 is not an executable file; check --engine-bin"):
-        launch.program(profile.load("ds4-server"), "/nowhere/ds4")
+        launch.program(catalog.load("ds4-server"), "/nowhere/ds4")
     with pytest.raises(ConfigurationError, match="leave out --engine-bin"):
-        launch.program(profile.load("embedded"), "/bin/true")
+        launch.program(catalog.load("embedded"), "/bin/true")
 
 
 def test_a_module_runs_in_our_interpreter() -> None:
-    assert launch.program(profile.load("embedded"), None)[:1] == (sys.executable,)
+    assert launch.program(catalog.load("embedded"), None)[:1] == (sys.executable,)
 
 
 async def test_the_help_is_read_only_for_a_profile_that_asks(tmp_path: Path) -> None:
     program = (executable(tmp_path / "engine", "#!/bin/sh\necho --load-mode $1\n"),)
-    assert await launch.help_text(profile.load("llama-server"), program) == "--load-mode --help\n"
-    assert await launch.help_text(profile.load("ds4-server"), program) == ""
+    assert await launch.help_text(catalog.load("llama-server"), program) == "--load-mode --help\n"
+    assert await launch.help_text(catalog.load("ds4-server"), program) == ""
 
 
 async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
@@ -205,7 +205,7 @@ async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
 ) -> None:
     monkeypatch.setattr(launch, "HELP_TIMEOUT", 0.05)
     program = (executable(tmp_path / "engine", "#!/bin/sh\nexec sleep 60\n"),)
-    assert "--load-mode" in await launch.help_text(profile.load("llama-server"), program)
+    assert "--load-mode" in await launch.help_text(catalog.load("llama-server"), program)
 
 
 @pytest.mark.parametrize(

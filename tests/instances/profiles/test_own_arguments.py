@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles import launch, profile
+from slotproxy.instances.profiles import catalog, launch
 from slotproxy.instances.profiles.own_arguments import refusal
 
 ARGS = ["--model", "{model}", "--port={port}", "-c", "{ctx}", "--kv", "{kv}", "-t", "{threads}", "--metrics", "-v"]
@@ -49,9 +49,9 @@ def test_a_refusal_names_an_argument_that_was_given(given: list[str]) -> None:
     assert sentence is None or any(argument.startswith(sentence.split(" after --")[0]) for argument in given)
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", catalog.names())
 def test_no_shipped_engine_can_be_given_another_model_address_or_context(name: str) -> None:
-    profile = profile.load(name)
+    profile = catalog.load(name)
     for flag, value in zip(profile.args, profile.args[1:], strict=False):
         if flag.startswith("-") and any(f"{{{word}}}" in value for word in ("model", "host", "port", "ctx", "kv")):
             with pytest.raises(ConfigurationError, match=f"^{flag} after -- is set by slotproxy"):
@@ -62,4 +62,4 @@ def test_no_shipped_engine_can_be_given_another_model_address_or_context(name: s
 def test_several_slots_in_one_of_several_instances_are_refused() -> None:
     for name, flag in (("llama-server", "-np"), ("embedded", "--parallel"), ("vllm", "--max-num-seqs")):
         with pytest.raises(ConfigurationError, match="give --instances before --"):
-            launch.check_arguments(profile.load(name), [flag, "4"])
+            launch.check_arguments(catalog.load(name), [flag, "4"])

@@ -15,8 +15,8 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock
+from slotproxy.instances.profiles.catalog import Lock, Ready, WarmUp
 from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.profiles.profile import Lock, Ready, WarmUp
 from slotproxy.instances.running.engine import EngineFailed, spawned
 from slotproxy.instances.running.probe import Probe
 from tests.instances.conftest import SOON, assert_gone, is_free, stub_launch

@@ -12,7 +12,7 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.locks import FileLock
-from slotproxy.instances.profiles.profile import Stop
+from slotproxy.instances.profiles.catalog import Stop
 from slotproxy.instances.running.backoff import Backoff
 from tests.instances.conftest import SOON, World, assert_gone, is_free, pid_of, stub_launch, upstream_of
 

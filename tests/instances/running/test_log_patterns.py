@@ -1,10 +1,10 @@
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 from slotproxy.instances.running.log_patterns import LONGEST, Signs
 
 
 def after(engine: str, *lines: str) -> Signs:
-    signs = Signs(profile.load(engine))
+    signs = Signs(catalog.load(engine))
     for line in lines:
         signs.read(line)
     return signs

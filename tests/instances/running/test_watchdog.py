@@ -10,7 +10,7 @@ import pytest
 
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.profiles.profile import Stop, Watch
+from slotproxy.instances.profiles.catalog import Stop, Watch
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.watchdog import Watchdog
 from tests.instances.conftest import World, pid_of, stub_launch

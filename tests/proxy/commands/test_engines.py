@@ -9,7 +9,7 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models import model
-from slotproxy.instances.profiles import launch, profile
+from slotproxy.instances.profiles import catalog, launch
 from slotproxy.proxy.commands import engines
 from slotproxy.proxy.options.sources import read
 
@@ -46,9 +46,9 @@ def llama_server(tmp_path: Path) -> str:
 
 def test_the_list_has_every_profile_that_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
     listed = document(capsys)
-    assert [row["name"] for row in listed] == list(profile.names())
+    assert [row["name"] for row in listed] == list(catalog.names())
     rows = {line.split()[0]: line for line in page(capsys).splitlines() if line}
-    assert set(profile.names()) <= rows.keys()
+    assert set(catalog.names()) <= rows.keys()
     assert rows["embedded"].split()[-1] == "yes"  # the tests need it installed
 
 
@@ -68,7 +68,7 @@ def test_a_variable_that_may_pass_is_told(capsys: pytest.CaptureFixture[str], mo
 
 def test_the_context_is_what_a_start_would_ask_for(capsys: pytest.CaptureFixture[str], demo_model: Path) -> None:
     command = document(capsys, "ds4-server")["instance"]["command"]
-    assert command[command.index("-c") + 1] == str(profile.load("ds4-server").ctx)
+    assert command[command.index("-c") + 1] == str(catalog.load("ds4-server").ctx)
     with pytest.raises(ConfigurationError, match="8192 tokens the model was trained for"):
         run("embedded", "--ctx-size", "8193")
 
@@ -82,7 +82,7 @@ def test_each_profile_can_be_shown_whether_or_not_it_is_installed(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     unknown = ["--model", str(tmp_path / "m.gguf")]  # there is no header to read, which saves time
-    for name in profile.names():
+    for name in catalog.names():
         found = document(capsys, name, *unknown)
         assert found["name"] == found["profile"]["name"] == name
         assert found["installed"] is (found["missing"] is None)
@@ -98,8 +98,8 @@ def test_the_command_is_the_one_an_instance_would_be_started_with(
     place = launch.Place(directory=tmp_path / "instances" / "0", port=int(command[command.index("--port") + 1]))
     facts = model.check(demo_model)
     started = launch.Launch(
-        profile=profile.load("embedded"),
-        program=launch.program(profile.load("embedded"), None),
+        profile=catalog.load("embedded"),
+        program=launch.program(catalog.load("embedded"), None),
         model=demo_model,
         name=facts.name,
         ctx=2048,
@@ -150,7 +150,7 @@ def test_the_environment_is_told_by_what_changes_and_no_value_of_a_removed_varia
 def test_a_profile_of_the_users_own_is_shown_like_the_others(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    text = (Path(profile.__file__).parent / "ds4-server.toml").read_text()
+    text = (Path(catalog.__file__).parent / "ds4-server.toml").read_text()
     path = tmp_path / "mine.toml"
     path.write_text(text.replace('name = "ds4-server"', 'name = "mine"'))
     assert document(capsys, str(path))["name"] == "mine"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.engines.heads import KNOWN, Head, KnownHeads, KnownRequests, head_size
+from slotproxy.proxy.engines.heads import KNOWN, LONGEST, Head, KnownHeads
 
 HEAD = Head(200, b"OK", ((b"Server", b"llama.cpp"), (b"Content-Type", b"application/json")))
 
@@ -80,69 +80,7 @@ def test_what_is_remembered_is_bounded() -> None:
     assert heads.recognise(answer(7, more=b"X-Number: %d\r\n" % (3 * KNOWN - 1))) is not None
 
 
-def request(body: bytes = b"", *, length: bytes | None = None, name: bytes = b"Content-Length") -> bytes:
-    size = b"%d" % len(body) if length is None else length
-    return b"POST /v1/x HTTP/1.1\r\nHost: a\r\n%b: %b\r\nAccept: */*\r\n\r\n%b" % (name, size, body)
-
-
-def known_requests(segment: bytes, length: int) -> KnownRequests[str]:
-    heads: KnownRequests[str] = KnownRequests()
-    heads.add(segment, length, "made")
-    return heads
-
-
-@given(st.binary(max_size=50), st.binary(max_size=50), st.binary(max_size=50))
-def test_a_request_is_recognised_by_its_head_and_says_where_its_body_is(first: bytes, body: bytes, more: bytes) -> None:
-    segment = request(body)
-    found = known_requests(request(first), len(first)).recognise(segment + more)
-    assert found == ("made", len(segment) - len(body), len(segment))
-
-
-@given(st.integers(0, 200))
-def test_a_request_is_not_recognised_before_its_head_is_whole(cut: int) -> None:
-    segment = request(b"12345")
-    found = known_requests(segment, 5).recognise(segment[:cut])
-    assert (found is not None) == (cut >= len(segment) - 5)
-
-
-@pytest.mark.parametrize("length", [b"5, 5", b"+5", b" 5", b"5 ", b"0x5", b"", b"-5", b"9" * 16])
-def test_a_length_that_is_no_plain_number_needs_a_parser(length: bytes) -> None:
-    assert known_requests(request(b"12345"), 5).recognise(request(b"12345", length=length)) is None
-
-
-@pytest.mark.parametrize(
-    ("segment", "length"),
-    [
-        (request(b"12345"), 6),
-        (request(b"12345").replace(b"POST", b"PUT"), 5),
-        (request(b"12345", name=b"CONTENT-LENGTH"), 5),
-        (b"\r\n" + request(b"12345"), 5),
-        (request(b"12345").replace(b"Host: a\r\n", b"Host: a\n"), 5),
-        (request(b"12345").replace(b"Host: a\r\n", b"Host: a\n\nPOST / HTTP/1.1\r\n"), 5),
-    ],
-)
-def test_a_request_is_not_remembered_where_a_parser_may_have_seen_another(segment: bytes, length: int) -> None:
-    assert len(known_requests(segment, length)) == 0
-
-
-def test_only_so_many_requests_are_remembered_and_all_can_be_forgotten() -> None:
-    heads: KnownRequests[int] = KnownRequests()
-    for number in range(3 * KNOWN):
-        heads.add(request().replace(b"/x", b"/%d" % number), 0, number)
-    assert 0 < len(heads) <= KNOWN
-    heads.clear()
+def test_a_head_over_the_limit_is_not_remembered() -> None:
+    heads = KnownHeads()
+    heads.add(answer(5, more=b"X-Long: %b\r\n" % (b"a" * LONGEST)), HEAD)
     assert len(heads) == 0
-
-
-@pytest.mark.parametrize(
-    ("segment", "size"),
-    [
-        (request(b"12345"), len(request())),
-        (request()[:-1], None),
-        (b"\r\n\r\n" + request(), None),
-        (request().replace(b"Host: a\r\n", b"Host: a\n"), None),
-        (b"", None),
-    ],
-)
-def test_the_size_of_a_head_is_told_where_there_can_be_no_other(segment: bytes, size: int | None) -> None:
-    assert head_size(segment) == size

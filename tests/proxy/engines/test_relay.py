@@ -51,7 +51,7 @@ class Recorder:
         self.fields: tuple[Field, ...] = ()
         self.length: int | None = None
         self.body = b""
-        self.completed = 0
+        self.completed = self.ended = 0
         self.failures: list[Failure] = []
 
     def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> None:
@@ -62,6 +62,10 @@ class Recorder:
         self.settle()
         self.body += data
         self.completed += complete
+
+    def over(self) -> None:
+        assert self.completed
+        self.ended += 1
 
     def settle(self) -> None:
         assert len(self.passed) <= MANY

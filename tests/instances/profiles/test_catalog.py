@@ -5,7 +5,7 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
-from slotproxy.instances.profiles import profile
+from slotproxy.instances.profiles import catalog
 
 MINIMAL = """
 name = "mine"
@@ -20,16 +20,16 @@ memory.shared = false
 """
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", catalog.names())
 def test_a_shipped_profile_loads_and_names_itself(name: str) -> None:
-    profile = profile.load(name)
+    profile = catalog.load(name)
     assert profile.name == name
     assert profile.summary
     assert profile.install
 
 
 def test_the_shipped_profiles_are_these() -> None:
-    assert profile.names() == (
+    assert catalog.names() == (
         "ds4-server",
         "embedded",
         "llama-server",
@@ -43,9 +43,9 @@ def test_the_shipped_profiles_are_these() -> None:
     )
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", catalog.names())
 def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
-    profile = profile.load(name)
+    profile = catalog.load(name)
     assert profile.memory.note
     assert profile.context.note
     assert profile.idle.note
@@ -55,22 +55,22 @@ def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
 
 
 def test_where_one_process_that_batches_is_better_the_profile_says_how() -> None:
-    sole = {name for name in profile.names() if profile.load(name).sole}
+    sole = {name for name in catalog.names() if catalog.load(name).sole}
     assert sole == {"mlx_lm.server", "mlxcel-server", "ollama", "tabbyapi", "tgi", "vllm"}
 
 
 def test_an_instance_gets_as_many_ports_as_its_arguments_name() -> None:
-    assert {name: profile.load(name).ports for name in ("tgi", "vllm")} == {"tgi": 3, "vllm": 1}
+    assert {name: catalog.load(name).ports for name in ("tgi", "vllm")} == {"tgi": 3, "vllm": 1}
 
 
 def test_which_engines_can_be_told_the_context_of_a_request() -> None:
-    assert [name for name in profile.names() if not profile.load(name).takes_ctx] == ["mlx_lm.server"]
+    assert [name for name in catalog.names() if not catalog.load(name).takes_ctx] == ["mlx_lm.server"]
 
 
 def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL)
-    profile = profile.load(str(path))
+    profile = catalog.load(str(path))
     assert (profile.name, profile.ctx, profile.ready.path, profile.http.keepalive) == ("mine", 4096, "/health", 0.0)
 
 
@@ -95,34 +95,34 @@ def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path
 )
 def test_a_mistake_is_one_sentence_that_names_the_file_the_line_and_the_key(change: str, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence) as caught:
-        profile.parse(MINIMAL + change, "f.toml")
+        catalog.parse(MINIMAL + change, "f.toml")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_key_is_named() -> None:
     with pytest.raises(ConfigurationError, match="missing key 'models'"):
-        profile.parse(MINIMAL.replace('models = ["gguf"]', ""), "f.toml")
+        catalog.parse(MINIMAL.replace('models = ["gguf"]', ""), "f.toml")
 
 
 @pytest.mark.parametrize("engine", ["./nowhere.toml", "nowhere.toml", "/nowhere"])
 def test_a_path_that_does_not_exist_is_named(engine: str) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere.* does not exist; check --engine"):
-        profile.load(engine)
+        catalog.load(engine)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ConfigurationError, match="no engine profile 'lama'; known are ds4-server, embedded"):
-        profile.load("lama")
+        catalog.load("lama")
 
 
 def test_who_holds_the_lock_and_what_is_fatal_comes_from_the_file() -> None:
-    profile = profile.load("ds4-server")
+    profile = catalog.load("ds4-server")
     assert profile.lock.holder == "engine"
     assert profile.env == {"DS4_LOCK_FILE": "{dir}/engine.lock"}
     assert profile.fatal[0].kind is Cause.LOCK_HELD
 
 
-@pytest.mark.parametrize("name", profile.names())
+@pytest.mark.parametrize("name", catalog.names())
 @pytest.mark.parametrize(
     "line",
     [
@@ -135,5 +135,5 @@ def test_who_holds_the_lock_and_what_is_fatal_comes_from_the_file() -> None:
     ],
 )
 def test_an_ordinary_line_is_not_taken_for_a_fatal_one(name: str, line: str) -> None:
-    patterns = [fatal.pattern for fatal in profile.load(name).fatal]
+    patterns = [fatal.pattern for fatal in catalog.load(name).fatal]
     assert [pattern for pattern in patterns if re.search(pattern, line)] == []

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
-from slotproxy.proxy.clients import bodies, front
+from slotproxy.proxy.clients import bodies, connection
+from tests.proxy.conftest import SOON, MakeStack, answering
 from tests.proxy.exchange.test_forward import OK, code, post, status
-
-from .conftest import SOON, MakeStack, answering
 
 
 def get(path: str, fields: bytes = b"", method: bytes = b"GET") -> bytes:
@@ -62,7 +61,7 @@ async def test_health_and_readiness_count(stack: MakeStack) -> None:
         "status": "ok", "instances": 1, "ready": 1, "busy": 0, "queued": 0,
     }  # fmt: skip
     assert status(await proxy.ask(get("/ready"))) == 200
-    proxy.routes.drain()
+    proxy.stop()
     answer = await proxy.ask(get("/ready"))
     assert (status(answer), json.loads(body(answer))["reason"]) == (503, "shutting down")
 
@@ -199,7 +198,7 @@ async def test_a_page_that_was_allowed_can_read_the_answer(stack: MakeStack) -> 
 async def test_a_head_that_takes_too_long_is_given_up(
     stack: MakeStack, monkeypatch: pytest.MonkeyPatch, pace: str
 ) -> None:
-    monkeypatch.setattr(front, "KEEPALIVE", 0.2)
+    monkeypatch.setattr(connection, "HEAD", 0.2)
     proxy = await stack(answering(OK))
     reader, writer = await proxy.client()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\n")
@@ -216,8 +215,8 @@ async def test_a_head_that_takes_too_long_is_given_up(
 async def test_a_body_that_takes_too_long_is_given_up(
     stack: MakeStack, monkeypatch: pytest.MonkeyPatch, pace: str
 ) -> None:
-    monkeypatch.setattr(bodies, "SILENCE", 0.2)
-    monkeypatch.setattr(bodies, "LONGEST", 0.4)
+    monkeypatch.setattr(connection, "SILENCE", 0.2)
+    monkeypatch.setattr(connection, "LONGEST", 0.4)
     engine = answering(OK)
     proxy = await stack(engine)
     reader, writer = await proxy.client()

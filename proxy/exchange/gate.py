@@ -1,0 +1,92 @@
+"""What every request passes before it goes anywhere: the same rules for the proxy's own pages and for engines. Pure.
+
+The raw target decides, as it came: nothing is decoded or normalised here, so proxy and engine cannot see two different
+paths.
+"""
+
+import enum
+import itertools
+import secrets
+from collections.abc import Callable
+
+from slotproxy.proxy import errors
+from slotproxy.proxy.clients.access import Access
+from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.headers import valid_request_id
+from slotproxy.proxy.operator.paths import MODELS, OPEN_PATHS, is_own, needs_operator
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Way(enum.Enum):
+    """Where a request goes."""
+
+    PREFLIGHT = "a browser asks whether a page may ask: answered at once"
+    PAGE = "the proxy's own pages"
+    ENGINE = "an engine"
+
+
+class Gate:
+    """The rules of one proxy."""
+
+    def __init__(self, access: Access, max_body: int, only_upstreams: Callable[[], bool]) -> None:
+        """`only_upstreams`: whether every model is somebody else's, so that they say themselves what they have."""
+        self.reconfigure(access, max_body)
+        self.stopping = False  # whoever comes for an engine is told so
+        self._only_upstreams = only_upstreams
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    def reconfigure(self, access: Access, max_body: int) -> None:
+        """From the next request on by these."""
+        self.access, self.max_body = access, max_body
+
+    def request_id(self, head: RequestHead | None) -> str:
+        """The client's own, if it may be used, else a new one."""
+        given = None if head is None else head.text(b"x-request-id")
+        if given is not None and valid_request_id(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+    def way(self, head: RequestHead) -> Way:
+        """Where the request goes. Raises Refusal for what nobody may hear of."""
+        method, access, named = head.method, self.access, head.named
+        if method not in _METHODS:
+            raise errors.method_not_allowed(", ".join(sorted(_METHODS)))
+        if not head.target.startswith(b"/"):
+            self._take_origin_form(head)
+        path = head.path
+        host, origin = head.text(b"host"), head.text(b"origin")
+        access.check_host(host, required=head.http11)
+        if origin is not None:
+            access.check_origin(origin, host or "")
+            if method == "OPTIONS" and b"access-control-request-method" in named:
+                return Way.PREFLIGHT
+        if access.keys and path not in OPEN_PATHS:
+            access.check_key(head.text(b"authorization"), head.text(b"x-api-key"))
+        if is_own(path) and (path != MODELS or method not in ("GET", "HEAD") or not self._only_upstreams()):
+            if needs_operator(method, path):
+                access.check_operator()
+            return Way.PAGE
+        if self.stopping:
+            raise errors.shutting_down()
+        return Way.ENGINE
+
+    def _take_origin_form(self, head: RequestHead) -> None:
+        """The target as an engine gets it. Raises Refusal for what is no path (RFC 9112 section 3.2)."""
+        target = head.target
+        if target == b"*" and head.method == "OPTIONS":
+            return
+        scheme, found, rest = target.partition(b"://")
+        if not found or scheme.lower() not in (b"http", b"https"):
+            raise errors.malformed("The request target is not a path.")
+        end = min((place for place in map(rest.find, (b"/", b"?", b"#")) if place >= 0), default=len(rest))
+        authority, path = rest[:end], rest[end:]
+        if not authority or b"@" in authority or path.startswith(b"#"):
+            raise errors.malformed("The request target is not a path.")
+        self.access.check_host(authority.decode("latin-1"), required=True)
+        head.take_target(path if path.startswith(b"/") else b"/" + path)
+
+    def preflight(self, head: RequestHead) -> dict[str, str]:
+        """The fields that answer a preflight request. Raises Refusal if its page may not ask."""
+        return self.access.preflight_fields(head.text(b"origin"), head.text(b"access-control-request-headers"))
