@@ -46,6 +46,15 @@ class Rule:
     explains: Callable[[Message, Difference], bool]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """A rule for what aiohttp does not read."""
+
+    name: str
+    why: str
+    pattern: re.Pattern[bytes]
+
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 LINE, TOGETHER, FIELDS = 16 << 10, 64 << 10, 100
 ENDS_HERE = frozenset(
@@ -63,7 +72,8 @@ _LOCAL = re.compile(  # \w is ASCII here
 )
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _LONG_CHUNK_SIZE = re.compile(rb"\n[0-9a-fA-F]{16,}[^0-9a-zA-Z]")
-_BLANK_IN_CHUNK_LINE = re.compile(rb"\n[0-9a-fA-F]{1,15}(?=[^\r\n]*[ \t])[ \t]*;[\t -~\x80-\xff]*\r\n")
+_BLANK_IN_CHUNK_LINE = re.compile(rb"\n[0-9a-fA-F]{1,15}(?=[^\r\n]*[ \t])[ \t]*(;[\t -~\x80-\xff]*)?\r\n")
+_FRAMING_TRAILER = re.compile(rb"\n0+(;[^\r\n]*)?\r\n([^\r\n]+\r\n)*(content-length|transfer-encoding):", re.IGNORECASE)
 _BLANK_AFTER_CODING = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]+\r", re.IGNORECASE)
 
 
@@ -209,12 +219,6 @@ RULES = (
         explains=_large_head,
     ),
     Rule(
-        name="blanks",
-        why="Blanks around chunk extensions and after 'chunked' are legal, and refused by aiohttp.",
-        kind=Kind.SERVED,
-        explains=lambda message, difference: False,  # there is no message: see `explain`
-    ),
-    Rule(
         name="absolute target",
         why="An engine gets the path of an absolute target.",
         kind=Kind.TARGET,
@@ -227,15 +231,33 @@ RULES = (
         explains=_stripped,
     ),
 )
-_BLANKS = next(rule for rule in RULES if rule.name == "blanks")
+# What the front serves and aiohttp does not is told from the bytes that aiohttp could not read.
+SERVED_RULES = (
+    Unread(
+        name="blanks in chunk lines",
+        why="Blanks around chunk extensions are legal, those after a size are harmless; aiohttp refuses both.",
+        pattern=_BLANK_IN_CHUNK_LINE,
+    ),
+    Unread(
+        name="blanks after chunked",
+        why="Blanks after the value of any field are legal; aiohttp refuses them after 'chunked'.",
+        pattern=_BLANK_AFTER_CODING,
+    ),
+    Unread(
+        name="trailers",
+        why="Trailers are dropped unread, whatever they name; aiohttp refuses those that name a framing or a Host.",
+        pattern=_TRAILER,
+    ),
+)
 
 
-def explain(difference: Difference) -> Rule | None:
-    """The rule by which this is right; None: nothing explains it."""
+def explain(difference: Difference) -> str | None:
+    """The name of the rule by which this is right; None: nothing explains it."""
+    if difference.kind is Kind.SERVED:
+        return next((rule.name for rule in SERVED_RULES if rule.pattern.search(difference.rest)), None)
     if difference.message is None:
-        blank = _BLANK_AFTER_CODING.search(difference.rest) or _BLANK_IN_CHUNK_LINE.search(difference.rest)
-        return _BLANKS if difference.kind is _BLANKS.kind and blank else None
+        return None
     for rule in RULES:
         if rule.kind is difference.kind and rule.explains(difference.message, difference):
-            return rule
+            return rule.name
     return None
