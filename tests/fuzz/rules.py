@@ -73,7 +73,9 @@ _LOCAL = re.compile(  # \w is ASCII here
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _LONG_CHUNK_SIZE = re.compile(rb"\n[0-9a-fA-F]{16,}[^0-9a-zA-Z]")
 _BLANK_IN_CHUNK_LINE = re.compile(rb"\n[0-9a-fA-F]{1,15}(?=[^\r\n]*[ \t])[ \t]*(;[\t -~\x80-\xff]*)?\r\n")
-_FRAMING_TRAILER = re.compile(rb"\n0+(;[^\r\n]*)?\r\n([^\r\n]+\r\n)*(content-length|transfer-encoding):", re.IGNORECASE)
+_TRAILER = re.compile(
+    rb"\n0+[ \t]*(;[^\r\n]*)?\r\n([^\r\n]+\r\n)*(content-length|transfer-encoding|host):", re.IGNORECASE
+)
 _BLANK_AFTER_CODING = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]+\r", re.IGNORECASE)
 
 
