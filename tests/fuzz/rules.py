@@ -203,6 +203,12 @@ RULES = (
         explains=_other_coding,
     ),
     Rule(
+        name="chunked in HTTP/1.0",
+        why="HTTP/1.0 has no transfer codings, so its framing is ambiguous; aiohttp reads it.",
+        kind=Kind.REFUSED,
+        explains=lambda message, difference: message.version.minor == 0 and bool(message.values(b"transfer-encoding")),
+    ),
+    Rule(
         name="expectation",
         why="Only 100-continue can be expected; aiohttp leaves that to its user.",
         kind=Kind.REFUSED,
@@ -244,6 +250,11 @@ SERVED_RULES = (
         name="blanks after chunked",
         why="Blanks after the value of any field are legal; aiohttp refuses them after 'chunked'.",
         pattern=_BLANK_AFTER_CODING,
+    ),
+    Unread(
+        name="tunnel",
+        why="CONNECT is refused, and what follows it read by its framing; aiohttp takes it for the tunnel's.",
+        pattern=re.compile(rb"^(\r\n)*CONNECT "),
     ),
     Unread(
         name="trailers",
