@@ -169,6 +169,7 @@ MALFORMED = {
     "NUL in a value": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
     "a bare CR": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "no Host, an absolute target": b"GET http://127.0.0.1/ HTTP/1.1\r\n\r\n",
     "two Hosts": b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
     "a length that is no number": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1x\r\n\r\n",
     "a signed length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +1\r\n\r\n{",

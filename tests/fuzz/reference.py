@@ -80,10 +80,11 @@ def _one(data: bytes, found: Reading) -> int | None:
             found.error = str(payload.exception())
             return None
         if message is not None and payload is not None and payload.is_eof():
-            if message.path is None:  # it has no target, and aiohttp's parser does not mind
+            try:
+                found.messages.append(_message(message, payload, data[: place + 1]))
+            except AttributeError:  # it has no target, whatever its type says, and the parser does not mind
                 found.error = "no target"
                 return None
-            found.messages.append(_message(message, payload, data[: place + 1]))
             return place + 1
     return None
 

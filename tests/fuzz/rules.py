@@ -48,11 +48,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unread:
-    """A rule for what aiohttp does not read."""
+    """A rule for what aiohttp does not read. `pattern`: of the bytes; `error`: of what it says about them."""
 
     name: str
     why: str
-    pattern: re.Pattern[bytes]
+    pattern: re.Pattern[bytes] = re.compile(rb"(?!)")
+    error: str = "(?!)"
+
+    def explains(self, difference: Difference) -> bool:
+        return bool(self.pattern.search(difference.rest) or re.search(self.error, difference.error))
 
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -76,7 +80,7 @@ _BLANK_IN_CHUNK_LINE = re.compile(rb"\n[0-9a-fA-F]{1,15}(?=[^\r\n]*[ \t])[ \t]*(
 _TRAILER = re.compile(
     rb"\n0+[ \t]*(;[^\r\n]*)?\r\n([^\r\n]+\r\n)*(content-length|transfer-encoding|host):", re.IGNORECASE
 )
-_BLANK_AFTER_CODING = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]+\r", re.IGNORECASE)
+BLANK_AFTER_CODING = re.compile(rb"\ntransfer-encoding:[ \t]*chunked[ \t]+\r", re.IGNORECASE)
 
 
 def head_of(message: Message) -> bytes:
@@ -248,8 +252,13 @@ SERVED_RULES = (
     ),
     Unread(
         name="blanks after chunked",
-        why="Blanks after the value of any field are legal; aiohttp refuses them after 'chunked'.",
-        pattern=_BLANK_AFTER_CODING,
+        why="Blanks after the value of any field are legal; aiohttp refuses them after 'chunked', or reads no body.",
+        pattern=BLANK_AFTER_CODING,
+    ),
+    Unread(
+        name="no Host",
+        why="A request without Host is refused, but where it ends is clear; aiohttp reads no further.",
+        error="Missing 'Host' header",
     ),
     Unread(
         name="tunnel",
@@ -267,7 +276,7 @@ SERVED_RULES = (
 def explain(difference: Difference) -> str | None:
     """The name of the rule by which this is right; None: nothing explains it."""
     if difference.kind is Kind.SERVED:
-        return next((rule.name for rule in SERVED_RULES if rule.pattern.search(difference.rest)), None)
+        return next((rule.name for rule in SERVED_RULES if rule.explains(difference)), None)
     if difference.message is None:
         return None
     for rule in RULES:
