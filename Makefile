@@ -46,8 +46,9 @@ format: $(READY) ## let ruff repair what it can
 	@$(BIN)/ruff check --fix $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-types: $(READY) ## mypy, strict
-	@$(BIN)/mypy
+types: $(READY) ## mypy, strict, for both systems
+	@$(BIN)/mypy --platform linux --cache-dir .mypy_cache/linux
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 
 imports: $(READY) ## who may import whom
 	@$(BIN)/lint-imports --no-logo

@@ -1,4 +1,4 @@
-"""What requests leave behind: slots whose engine may still be working, upstreams a request found wanting."""
+"""What requests leave behind: slots whose engine may still be working, upstreams on which a request failed."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,18 +6,17 @@ from typing import Any
 
 from slotproxy.instances.errors import HeldBack, InstanceError
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.lifecycle import State
+from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remotes.ratelimits import Field
-from slotproxy.instances.remotes.remote import Remote
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
-REAPING = 0.1  # seconds: the listener of a process that just died may linger so long
+LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open
 LOOKS = 10  # at an engine that lives but did not answer
 BETWEEN_LOOKS = 0.5  # seconds
 
-NOTICING = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
+RESET_TRAVEL = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
 
 Members = Callable[[], tuple[Instance | Remote, ...]]
 
@@ -29,45 +28,45 @@ class Aftercare:
         self._leases = leases
         self._members = members
         self._tasks = tasks
-        self._doubted: set[Upstream] = set()
+        self._checking: set[Upstream] = set()
         self._closed = False
 
     def close(self) -> None:
-        """The engines are being ended: nothing is worth waiting for any more."""
+        """The engines are being ended: slots are released without waiting for them."""
         self._closed = True
 
     def abandoned(self, lease: Lease) -> None:
-        """The slot comes back once the engine is idle; of an upstream's requests nothing is known but that a reset
-        takes a moment to be noticed.
+        """Release the slot once the engine is idle. An upstream does not tell when it is: its slot is released after
+        the moment that a reset takes to reach it.
         """
         member = None if self._closed else self._behind(lease.upstream)
         if isinstance(member, Instance):
             self._tasks.create_task(self._give_back(member, lease))
         elif member is not None:
-            asyncio.get_running_loop().call_later(NOTICING, lease.release)
+            asyncio.get_running_loop().call_later(RESET_TRAVEL, lease.release)
         else:
             lease.release()
 
     def failed(self, upstream: Upstream, reason: str) -> None:
-        """`hang` restarts the instance; anything else withdraws it until it is known to be alive."""
+        """After `hang` the instance is restarted; after anything else it is withdrawn until it answers again."""
         member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
             member.failed(reason)
         elif member is not None and reason == "hang":
             member.restart(Failure(cause=Cause.HANG, sentence="the engine gave no answer in time"))
-        elif member is not None and upstream not in self._doubted:
+        elif member is not None and upstream not in self._checking:
             self._leases.withdraw(upstream)
-            self._doubted.add(upstream)
-            self._tasks.create_task(self._reconsider(member, upstream))
+            self._checking.add(upstream)
+            self._tasks.create_task(self._check(member, upstream))
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        """What it says of its rate limits decides how much it is asked."""
+        """An upstream is asked as much as it says that it allows."""
         member = None if self._closed else self._behind(upstream)
         if isinstance(member, Remote):
             member.answered(status, fields, body)
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
-        """Only where there are no instances: they may be starting, or come back."""
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
+        """Where there are instances never: one may be starting, or come back."""
         remotes = [member for member in self._members() if isinstance(member, Remote)]
         if not remotes or len(remotes) < len(self._members()):
             return None
@@ -91,19 +90,19 @@ class Aftercare:
         finally:
             lease.release()
 
-    async def _reconsider(self, instance: Instance, upstream: Upstream) -> None:
-        """Offer it again as soon as it answers; its end is the business of its own task."""
+    async def _check(self, instance: Instance, upstream: Upstream) -> None:
+        """Offer it again as soon as it answers; nothing is left to do when it ends."""
         try:
             if not await _unless_gone(instance, upstream, _answers(instance, upstream)):
                 instance.restart(Failure(cause=Cause.HANG, sentence="the engine lives but does not answer"))
-            elif instance.upstream is upstream and instance.standing.state is State.READY:
+            elif instance.upstream is upstream and instance.status.state is State.READY:
                 self._leases.add(upstream)
         finally:
-            self._doubted.discard(upstream)
+            self._checking.discard(upstream)
 
 
 async def _answers(instance: Instance, upstream: Upstream) -> bool:
-    await asyncio.sleep(REAPING)
+    await asyncio.sleep(LISTENER_GRACE)
     for _ in range(LOOKS):
         if await instance.answers(upstream):
             return True
@@ -112,7 +111,7 @@ async def _answers(instance: Instance, upstream: Upstream) -> bool:
 
 
 async def _unless_gone(instance: Instance, upstream: Upstream, question: Coroutine[Any, Any, bool]) -> bool:
-    """The answer to `question`, or True as soon as the engine is gone: then nothing needs to be done to it."""
+    """The answer to `question`; True as soon as the engine is gone, since nothing is left to be done to it then."""
     async with asyncio.TaskGroup() as race:
         asked = race.create_task(question)
         gone = race.create_task(instance.gone(upstream))

@@ -26,7 +26,7 @@ class QueueTimeout(InstanceError):
 
 
 class HeldBack(InstanceError):
-    """Whoever could serve takes no request for longer than the caller would wait; the message says why."""
+    """No upstream takes a request within the time that the caller would wait; the message says why."""
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
@@ -46,4 +46,4 @@ class NoSuchInstance(InstanceError):
 
 
 class OperationRefused(InstanceError):
-    """An operator asked for what cannot be done now; the message says why."""
+    """What an operator asked for cannot be done now; the message says why."""

@@ -24,15 +24,16 @@ class Cause(enum.Enum):
     OTHER = "other"
 
 
-STAYS = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.CONTEXT, Cause.DIRECTORY, Cause.EXECUTABLE})
-"""Another try would end the same way."""
+PERMANENT = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.CONTEXT, Cause.DIRECTORY, Cause.EXECUTABLE})
+"""Causes for which another try would end the same way."""
 
-OPENINGS = {
+CLAUSES = {
     Cause.LOCK_HELD: "its lock file is held by another process",
     Cause.PORT_TAKEN: "its port is taken",
     Cause.MODEL: "the engine cannot load the model",
     Cause.OUT_OF_MEMORY: "out of memory",
 }
+"""What stands before the engine's own words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

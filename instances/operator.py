@@ -1,5 +1,5 @@
-"""What somebody who runs the proxy may ask of its instances while it serves. Every wish is checked at once and then
-carried out beside everything else.
+"""What an operator may ask of the instances while they serve: each request is checked at once, then carried out as a
+task of its own.
 """
 
 from collections.abc import Coroutine
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.scaling.governor import Governor
 from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.scaling.governor import Governor
 
 
 class Supply(Protocol):
@@ -53,14 +53,14 @@ class Operator:
         self._supply.begin(self._add())
 
     def remove(self, name: str | None = None) -> str:
-        """Take an instance out once its requests have ended, the newest one if none is named; its id.
+        """Remove an instance once its requests have ended, the newest one if none is named; its id.
 
         Raises NoSuchInstance, OperationRefused.
         """
         staying = self._fleet.staying
         instance = self._named(name) if name is not None else staying[-1] if staying else None
         if instance is None or instance not in staying:
-            raise OperationRefused("it is being taken out already" if name else "there is no instance to take out")
+            raise OperationRefused("it is being removed already" if name else "there is no instance to remove")
         if len(staying) == 1 and not self._supply.has_upstreams:
             raise OperationRefused("it is the last one; stop slotproxy instead")
         self._supply.begin(self._fleet.remove(instance, self._supply.patience))
@@ -75,7 +75,7 @@ class Operator:
         some = self._fleet.staying if name is None else (self._named(name),)
         if not some:
             raise OperationRefused("there is no instance to restart")
-        self._supply.begin(self._fleet.roll(some, self._supply.patience))
+        self._supply.begin(self._fleet.restart_in_turn(some, self._supply.patience))
 
     def log(self, name: str) -> tuple[str, ...]:
         """The last lines an engine wrote. Raises NoSuchInstance."""

@@ -2,12 +2,11 @@
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
+from slotproxy.instances.decisions import Decision, DecisionCount
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.scaling.planner import Decision
-from slotproxy.instances.remotes.ratelimits import Allowance
 from slotproxy.instances.readings import Reading
 
 
@@ -40,6 +39,15 @@ class Errors:
     def of(cls, counts: Mapping[str, int]) -> Self:
         """From how often each of the kinds was counted."""
         return cls(**counts, total=sum(counts.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """One rate limit of an upstream, as of its last answer."""
+
+    limit: int
+    remaining: int
+    reset: float  # seconds until all of it is there again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,7 @@ class Snapshot:
     pool: PoolStatistics = PoolStatistics()
     memory_metric: str = "resident"  # or "wired", "vram": what is governed
     memory_pressure: float = 0.0  # share of the last ten seconds in which some task waited for memory, 0 to 1
-    decision_counts: Mapping[tuple[str, str], int] = field(default_factory=dict)  # of moves and reasons, all of them
+    decision_counts: tuple[DecisionCount, ...] = ()  # of all decisions since the start
 
     @property
     def n_ctx(self) -> int | None:

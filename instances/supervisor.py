@@ -8,41 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.remotes import remotes
-from slotproxy.instances.profiles import launch
-from slotproxy.instances.models import model
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.errors import (
     ConfigurationError,
-    InstanceError,
-    ModelError,
-    NoInstances,
     OperationRefused,
     ShuttingDown,
-    StartupError,
 )
-from slotproxy.instances.failures import Cause
-from slotproxy.instances.running.fleet import Fleet
-from slotproxy.instances.scaling.governor import Governor
-from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.models import model
 from slotproxy.instances.operator import Operator
-from slotproxy.instances.scaling.planner import size
-from slotproxy.instances.running.probe import Probe
-from slotproxy.instances.remotes.remote import Remote
-from slotproxy.instances.remotes.remotes import Remotes
-from slotproxy.instances.settings import SupplySettings
-from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
+from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.statedir import StateDir
+from slotproxy.instances.profiles import launch, selection
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.readiness import Readiness
+from slotproxy.instances.remotes.remote import Planned, Remote, Remotes
+from slotproxy.instances.running.backoff import Backoff
+from slotproxy.instances.running.fleet import Fleet
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.running.watchdog import Watchdog
+from slotproxy.instances.scaling.governor import Governor
+from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
-
-ANOTHER_MAY_WORK = frozenset({Cause.LOCK_HELD, Cause.PORT_TAKEN})  # reasons that concern one instance only
 
 
 class Supervisor:
@@ -62,7 +54,7 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._leases = leases
-        self._told = on_transition
+        self._report = on_transition
         self._state_dir = StateDir(settings.state_dir)
         self._probe = Probe()
         self._guardian = Guardian()
@@ -75,12 +67,9 @@ class Supervisor:
         self._aftercare: Aftercare | None = None
         self._launch: Launch | None = None
         self._remotes = Remotes(leases, self._probe, self._on_transition)
-        self._planned: remotes.Plan = {}  # of the first start
+        self._planned: Planned = {}  # of the first start
+        self._readiness = Readiness(self._fleet, leases, lambda: bool(self._remotes))
         self._prepared = False
-        self._settled = False  # every planned instance was started or given up
-        self._ever_ready = False
-        self._hopeless: str | None = None
-        self._fatal: InstanceError | None = None
         self._stopping = asyncio.Event()
         self._finished = asyncio.Event()
         self._finished.set()
@@ -94,7 +83,7 @@ class Supervisor:
         await self._state_dir.occupy()
         self._prepared = True
         if self._launch is not None:
-            self._introduce(self._launch)
+            self._log_what_runs(self._launch)
 
     async def run(self) -> None:
         """Start and keep instances until `stop`. Calls `prepare` if nobody did.
@@ -110,8 +99,8 @@ class Supervisor:
         finally:
             self._state_dir.leave()
             self._finished.set()
-        if self._fatal is not None:
-            raise self._fatal
+        if self._readiness.fatal is not None:
+            raise self._readiness.fatal
 
     async def drain(self) -> bool:
         """Refuse new leases and wait for those that are out, at most `drain_timeout`; whether none is left."""
@@ -140,16 +129,16 @@ class Supervisor:
         members = self._members()
         return Snapshot(
             members=tuple(member.member() for member in members),
-            memory_used=self._governor.gauge.used,
-            memory_limit=self._governor.gauge.limit,
-            memory_source=self._governor.gauge.total.source,
-            memory_pressure=self._governor.gauge.pressure.stalled,
-            memory_metric=self._governor.gauge.machine.metric,
+            memory_used=self._governor.monitor.used,
+            memory_limit=self._governor.monitor.limit,
+            memory_source=self._governor.monitor.total.source,
+            memory_pressure=self._governor.monitor.pressure.stalled,
+            memory_metric=self._governor.monitor.machine.metric,
             decisions=tuple(self._governor.growth.decisions),
-            decision_counts=dict(self._governor.growth.counts),
+            decision_counts=self._governor.growth.counts,
             models=next((member.models for member in members if member.models), ()),
-            settled=self._settled,
-            hopeless=self._hopeless,
+            settled=self._readiness.settled,
+            hopeless=self._readiness.hopeless,
             pool=self._leases.statistics,
         )
 
@@ -192,15 +181,15 @@ class Supervisor:
         """
         if self._tasks is None:
             raise OperationRefused("it is not running")
-        plan, servers = await self._plan(settings)
+        wanted, servers = await self._plan(settings)
         before = self._launch
-        if plan is not None and before is not None and replace(plan, threads=before.threads) == before:
-            plan = before  # how many threads an engine gets is no reason to restart it
-        self._launch = plan
+        if wanted is not None and before is not None and replace(wanted, threads=before.threads) == before:
+            wanted = before  # how many threads an engine gets is no reason to restart it
+        self._launch = wanted
         self._settings = settings
         self._governor.reconfigure(settings, self._launch)
         self._remotes.adopt(servers, self._tasks)
-        self.begin(self._adapt(changed=plan != before))
+        self.begin(self._adapt(changed=wanted != before))
 
     async def _until_stopped(self, operation: Coroutine[Any, Any, object]) -> None:
         async with asyncio.TaskGroup() as race:
@@ -211,15 +200,19 @@ class Supervisor:
 
     async def _adapt(self, *, changed: bool) -> None:
         """The number of instances, and then each of them, to what is wanted now."""
-        patience, plan = self._settings.drain_timeout, self._launch
+        patience, wanted = self._settings.drain_timeout, self._launch
         most = self._settings.max_instances if self._settings.instances is None else self._settings.instances
         self._fleet.ceiling = None
-        surplus = self._fleet.staying[0 if plan is None else most :]
+        surplus = self._fleet.staying[0 if wanted is None else most :]
         async with asyncio.TaskGroup() as leaving:
             for instance in surplus:
                 leaving.create_task(self._fleet.remove(instance, patience))
-            if plan is not None and (not changed or await self._fleet.roll(self._fleet.staying, patience, plan)):
+            if wanted is not None and (not changed or await self._restart_all(wanted)):
                 await self._populate()
+
+    async def _restart_all(self, wanted: Launch) -> bool:
+        """Whether each became ready again."""
+        return await self._fleet.restart_in_turn(self._fleet.staying, self._settings.drain_timeout, wanted)
 
     # Running
 
@@ -227,12 +220,12 @@ class Supervisor:
         async with self._probe, self._guardian, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
-            self._governor.engage(self._launch, tasks, self._bemoan)
+            self._governor.govern(self._launch, tasks, self._start_failed)
             self._remotes.adopt(self._planned, tasks)
             work = [self._governor.watch(), Watchdog(self._fleet).run()]
             for coroutine in work if self._launch is None else [*work, self._populate()]:
                 tasks.create_task(self._until_stopped(coroutine))
-            self._settled = self._launch is None
+            self._readiness.settled = self._launch is None
             await self._stopping.wait()
 
     async def _populate(self) -> None:
@@ -250,67 +243,34 @@ class Supervisor:
         while len(self._fleet.staying) < wanted and self._launch is not None and not self._stopping.is_set():
             instance = self.start()
             if await instance.outcome() is State.FAILED:
-                self._bemoan(instance)
+                self._start_failed(instance)
 
-    def _bemoan(self, instance: Instance) -> None:
-        if self._is_the_end(instance):
-            self._give_up(instance)
+    def _start_failed(self, instance: Instance) -> None:
+        if self._readiness.start_failed(instance, self._settings.instances or 1):
+            self._end()
 
     def _end(self) -> None:
         self._stopping.set()
+        self._readiness.close()
         if self._aftercare is not None:
             self._aftercare.close()
         for member in self._members():
             member.stop()
 
-    # Judging
-
     def _settle(self) -> None:
-        self._settled = True
-        self._judge()
+        self._readiness.settle()
         instances = self._fleet.instances
-        ready = sum(instance.standing.state is State.READY for instance in instances)
-        used = size(self._governor.gauge.used)
+        ready = sum(instance.status.state is State.READY for instance in instances)
+        used = size(self._governor.monitor.used)
         logger.info("%d of %d instances ready; %s of memory in use", ready, len(instances), used)
 
-    def _is_the_end(self, instance: Instance) -> bool:
-        """Nothing has ever served, nothing else is there to serve, and the next one would fail in the same way."""
-        failure = instance.standing.failure
-        wanted = self._settings.instances or 1
-        another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._fleet.instances) < wanted
-        return not (self._ever_ready or self._remotes or another)
-
-    def _give_up(self, instance: Instance) -> None:
-        failure = instance.standing.failure
-        kind = ModelError if failure is not None and failure.cause is Cause.MODEL else StartupError
-        log = instance.directory / "engine.log"
-        self._fatal = kind(f"no instance could be started: {instance.standing.reason} (the engine's log is {log})")
-        self._hopeless = str(self._fatal)
-        self._end()
-
     def _on_transition(self, transition: Transition) -> None:
-        self._told(transition)
-        self._ever_ready = self._ever_ready or transition.after is State.READY
-        if transition.after in {State.FAILED, State.STARTING}:
-            self._judge()
-
-    def _judge(self) -> None:
-        """Refuse requests for as long as nothing can ever serve them."""
-        instances = self._fleet.instances
-        if self._stopping.is_set() or not self._settled or self._remotes or not instances:
-            return
-        hopeless = all(instance.standing.state is State.FAILED for instance in instances)
-        if hopeless and self._hopeless is None:
-            sentence = self._hopeless = f"every instance has failed: {instances[-1].standing.reason}"
-            logger.error("%s", sentence)
-            self._leases.refuse(lambda: NoInstances(sentence))
-        elif not hopeless and self._hopeless is not None:
-            self._hopeless = None
-            self._leases.accept()
+        self._report(transition)
+        self._readiness.stepped(transition)
 
     # Planning
 
-    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, remotes.Plan]:
+    async def _plan(self, settings: SupplySettings) -> tuple[Launch | None, Planned]:
         """What `settings` ask for. Raises ConfigurationError or ModelError."""
         if settings.model is None and not settings.upstreams:
             raise ConfigurationError("there is nothing to serve; give --model or --upstream")
@@ -318,16 +278,13 @@ class Supervisor:
         return None if settings.model is None else await self._plan_launch(settings, settings.model), servers
 
     async def _plan_launch(self, settings: SupplySettings, path: Path) -> Launch:
-        facts = await asyncio.to_thread(model.check, path, names=launch.takes_names(settings.engine))
-        return await launch.plan(settings, facts)
+        facts = await asyncio.to_thread(model.check, path, names=selection.takes_names(settings.engine))
+        return await launch.prepare(settings, facts)
 
-    def _introduce(self, plan: Launch) -> None:
-        context = (
-            f"{plan.ctx} tokens of context for each instance" if plan.profile.takes_ctx else "context without limit"
-        )
-        logger.info("model %s, engine %s, %s", plan.name, plan.profile.name, context)
-        self._governor.introduce()
-        for sentence in launch.cautions(
-            plan.profile, instances=self._settings.instances, ctx_size=self._settings.ctx_size
-        ):
+    def _log_what_runs(self, chosen: Launch) -> None:
+        profile, settings = chosen.profile, self._settings
+        context = f"{chosen.ctx} tokens of context for each instance" if profile.takes_ctx else "context without limit"
+        logger.info("model %s, engine %s, %s", chosen.name, profile.name, context)
+        self._governor.log_limit()
+        for sentence in selection.cautions(profile, instances=settings.instances, ctx_size=settings.ctx_size):
             logger.warning("%s", sentence)

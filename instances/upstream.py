@@ -1,6 +1,12 @@
-"""Where the requests of one running engine go. Pure values."""
+"""Where the requests of one running engine go, and the words of HTTP that both sides share. Pure values."""
 
 from dataclasses import dataclass, field
+
+Field = tuple[bytes, bytes]
+"""Name and value of a header field."""
+
+REFUSALS = frozenset({402, 429, 503, 529})
+"""Statuses by which a server says: not now, ask again, or ask elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,8 +26,8 @@ class Upstream:
     slotless: frozenset[str] = frozenset()  # paths it answers beside its slots, so that they need no lease
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
     # sent instead of the client's headers of these names; a key among them has no place in a log
-    extra_headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
-    default_headers: tuple[tuple[bytes, bytes], ...] = ()  # sent where the client sends none of these names
+    extra_headers: tuple[Field, ...] = field(default=(), repr=False)
+    default_headers: tuple[Field, ...] = ()  # sent where the client sends none of these names
     observed: bool = False  # its owner wants to hear of its answers: a server whose rate limits we do not know
     model: str | None = None  # put into every JSON body that names a model; None: the client's stays
     write_stall: float = 0.0  # seconds the engine tolerates an unread stream before it drops it; 0: any

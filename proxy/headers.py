@@ -5,14 +5,12 @@ own: the request goes on with Content-Length, the answer with Content-Length if 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 
 Field = tuple[bytes, bytes]
-
-KNOWN_NAMES = 1024  # field names whose verdict is kept
 
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
@@ -27,7 +25,7 @@ NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy
 CORS_PREFIX = b"access-control-"
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]|[\w.~-]*)(:\d{0,5})?", re.ASCII)
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
@@ -36,35 +34,6 @@ def nominated(fields: Iterable[Field]) -> frozenset[bytes]:
     return frozenset(
         token.strip().lower() for name, value in fields if name.lower() == b"connection" for token in value.split(b",")
     )
-
-
-class Dropped(dict[bytes, bool]):
-    """Whether a field is left out, by its name as clients write it: they write few, and always the same."""
-
-    def __init__(self, names: frozenset[bytes]) -> None:
-        super().__init__()
-        self.names = names  # lower case
-
-    def __missing__(self, name: bytes) -> bool:
-        if len(self) >= KNOWN_NAMES:
-            self.clear()
-        self[name] = dropped = name.lower() in self.names
-        return dropped
-
-
-def request_lines(
-    method: str,
-    target: bytes,
-    authority: str,
-    fields: Iterable[Field],
-    dropped: Mapping[bytes, bool],
-    extra: Iterable[Field],
-) -> bytes:
-    """Start line and fields for an engine, all but those of one request alone."""
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method.encode(), target, authority.encode())]
-    lines += [b"%b: %b\r\n" % field for field in fields if not dropped[field[0]]]
-    lines += [b"%b: %b\r\n" % field for field in extra]
-    return b"".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +76,6 @@ def host_name(host: str) -> str:
     return match.group(1).lower().removesuffix(".") if match else ""
 
 
-def valid_request_id(value: str) -> bool:
+def valid_request_id(value: bytes) -> bool:
     """Whether a client's own x-request-id may be echoed and logged."""
     return _REQUEST_ID.fullmatch(value) is not None

@@ -8,7 +8,7 @@ import pytest
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.models import model
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles import launch
+from slotproxy.instances.profiles import launch, selection
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
 from slotproxy.instances.running.probe import Probe
@@ -25,8 +25,8 @@ async def plan(played: Played, monkeypatch: pytest.MonkeyPatch, **script: float)
     settings = SupplySettings(
         model=Path(played.model), engine=played.name, ctx_size=2048, state_dir=played.folder / "state"
     )
-    facts = model.check(Path(played.model), names=launch.takes_names(played.name))
-    return await launch.plan(settings, facts)
+    facts = model.check(Path(played.model), names=selection.takes_names(played.name))
+    return await launch.prepare(settings, facts)
 
 
 async def come_up(engine: Engine, probe: Probe) -> None:

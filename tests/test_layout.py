@@ -23,10 +23,11 @@ REGISTRY = re.compile(rb"\b(?:pypi|pythonhosted|npmjs|crates|anaconda)\.(?:org|c
 
 # Parts that show what they do only together are tested together, in the test file that is named here.
 THROUGH = {
+    "proxy.clients.connection": "tests/proxy/clients/test_front.py",
     "proxy.exchange.answer": "tests/proxy/exchange/test_forward.py",
     "proxy.accounts.outcome": "tests/proxy/exchange/test_forward.py",
     "proxy.options.commandline": "tests/proxy/options/test_sources.py",
-    "proxy.accounts.metrics": "tests/proxy/test_routes.py",
+    "proxy.accounts.metrics": "tests/proxy/exchange/test_exchange.py",
     "proxy.server": "tests/acceptance/test_stop.py",
 }
 

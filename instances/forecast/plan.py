@@ -4,25 +4,60 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from slotproxy.instances.scaling import calibration
-from slotproxy.instances.profiles import context, launch
-from slotproxy.instances.memory import nvidia
-from slotproxy.instances.memory import machine as machines
-from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.forecast.estimate import Estimate
-from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.scaling.planner import size
-from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.memory import machine as machines
+from slotproxy.instances.memory import nvidia
+from slotproxy.instances.models.model import ModelFacts
+from slotproxy.instances.profiles import context, launch, own_arguments, selection
+from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.readings import Total
+from slotproxy.instances.scaling import calibration
+from slotproxy.instances.scaling.calibration import Calibration
 from slotproxy.instances.settings import SupplySettings
+from slotproxy.instances.wording import day, size
+from slotproxy.instances.wording import instances as count_of
 
 RULE = 80  # percent of the memory that a model and its KV caches should stay under, a rule of thumb for unified memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """Sizes are bytes."""
+class Estimate:
+    """What instances with the same context cost by the model's file alone. Sizes are bytes.
+
+    Weights and KV cache are all that a file tells. Compute buffers, the engine's heap and what it keeps of old prompts
+    come on top, so an estimate is a lower bound; only a measurement knows the rest.
+    """
+
+    weights: int
+    kv: int | None  # of one instance with a full context; None where the file does not tell
+    shares: bool  # all instances map one copy of the weights
+
+    @property
+    def once(self) -> int:
+        """What is there once, however many instances run."""
+        return self.weights if self.shares else 0
+
+    @property
+    def each(self) -> int | None:
+        """What one more instance costs."""
+        own = 0 if self.shares else self.weights
+        if self.kv is None:
+            return own or None
+        return own + self.kv
+
+    def total(self, instances: int) -> int | None:
+        return None if self.each is None else self.once + instances * self.each
+
+    def fitting(self, limit: int) -> int | None:
+        """How many stay within `limit` together; None where that cannot be told, as for a model without a KV cache."""
+        if not self.each:
+            return None
+        return max(0, limit - self.once) // self.each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What would run. Sizes are bytes."""
 
     facts: ModelFacts
     profile: Profile
@@ -37,7 +72,7 @@ class Outlook:
     max_instances: int
     estimate: Estimate
     measured: Calibration | None  # what an earlier start found out about the same
-    anew: bool  # and whether the next start looks away from it
+    anew: bool  # whether the next start measures again all the same
 
     @property
     def under_limit(self) -> int | None:
@@ -92,17 +127,16 @@ class Outlook:
     @property
     def why(self) -> str:
         if self.instances is not None:
-            return f"{_count(self.instances)}, as asked"
+            return f"{count_of(self.instances)}, as asked"
         if self.known is not None and self.measured is not None:
-            number = _count(self.known)
-            return f"{number}, as found out before: {self.measured.sentence.removeprefix(f'{number}: ')}"
+            return f"{count_of(self.known)}, measured {day(self.measured.at)} ({self.measured.sentence})"
         if self.expected == self.max_instances:
             bound = "--max-instances"
         elif self.estimate.each is None:
             bound = "nothing is known of their size"
         else:
             bound = "the estimate"
-        return f"at most {_count(self.expected)} ({bound}); each is measured at work before the next is started"
+        return f"at most {count_of(self.expected)} ({bound}); each is measured at work before the next is started"
 
     def warnings(self) -> Iterator[str]:
         """Sentences about what is allowed and may go wrong."""
@@ -110,9 +144,9 @@ class Outlook:
         yield from self._of_context()
         asked = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if asked.warning is not None:
-            yield f"{_count(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
-        yield from launch.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
-        if not self.profile.memory.shared and not self.profile.sole:
+            yield f"{count_of(asked.requested)}, started as asked, are more than --max-instances {self.max_instances}"
+        yield from selection.cautions(self.profile, instances=self.instances, ctx_size=self.ctx_size)
+        if not self.profile.memory.shared and not self.profile.better_in_one_process:
             note = f" ({self.profile.memory.note})" if self.profile.memory.note else ""
             yield f"{self.profile.name} does not share the model's memory: every instance has a copy of its own{note}"
 
@@ -123,10 +157,10 @@ class Outlook:
             return
         if fitting < self.expected:
             least = size(self.estimate.once + self.expected * each)
-            yield f"{_count(self.expected)} would take {least} or more, the limit is {size(self.limit)}"
+            yield f"{count_of(self.expected)} would take {least} or more, the limit is {size(self.limit)}"
         elif (self.under_available or 0) < self.expected:
             least = size(self.estimate.once + self.expected * each)
-            yield f"{_count(self.expected)} would take {least} or more, {size(self.available)} are available now"
+            yield f"{count_of(self.expected)} would take {least} or more, {size(self.available)} are available now"
         at_most = self.facts.shape.at_most
         if at_most is not None:
             yield f"the KV cache may be smaller than estimated: {at_most}"
@@ -140,11 +174,11 @@ class Outlook:
             yield f"{self.ctx} tokens of context are more than the {trained} that the model was trained for"
 
 
-async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
+async def forecast(settings: SupplySettings, facts: ModelFacts) -> Forecast:
     """Raises ConfigurationError where no start could choose an engine, or has been told a wrong one."""
-    profile = launch.choose(settings.engine, facts, settings.engine_bin)
-    launch.check_arguments(profile, settings.engine_args)
-    missing = launch.missing(profile, settings.engine_bin)
+    profile = selection.choose(settings.engine, facts, settings.engine_bin)
+    own_arguments.check(profile, settings.engine_args)
+    missing = selection.missing(profile, settings.engine_bin)
     machine = machines.choose(settings.memory_metric)
     measured = None if missing is not None else await _measured(settings, facts, machine.total())
     if measured is not None and measured.metric == "vram":
@@ -152,7 +186,7 @@ async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
     total = machine.total()
     ctx = context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args))
     kv_token = facts.shape.kv_token
-    return Outlook(
+    return Forecast(
         facts=facts,
         profile=profile,
         missing=missing,
@@ -178,17 +212,13 @@ async def look(settings: SupplySettings, facts: ModelFacts) -> Outlook:
 async def _measured(settings: SupplySettings, facts: ModelFacts, total: Total) -> Calibration | None:
     """What `auto` found out; with a number of instances asked for it is still worth showing."""
     asked = replace(settings, instances=None)
-    plan = await launch.plan(asked, facts)
+    launched = await launch.prepare(asked, facts)
     totals = [total]
     if settings.memory_metric == "auto" and nvidia.usable():  # it may have turned to the GPU's once the engine worked
         totals.append(machines.choose("vram").total())
     for each in totals:
-        key = await asyncio.to_thread(calibration.fingerprint, plan, asked, each)
+        key = await asyncio.to_thread(calibration.fingerprint, launched, asked, each)
         found = await asyncio.to_thread(calibration.load, settings.state_dir, key)
         if found is not None:
             return found
     return None
-
-
-def _count(instances: int) -> str:
-    return f"{instances} instance{'s' * (instances != 1)}"

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from slotproxy.instances.memory import darwin, process_tree, nvidia, pressure
 from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.memory import darwin, linux, nvidia, process_tree
 from slotproxy.instances.readings import Pressure, Reading, Total
 
 
@@ -59,9 +59,8 @@ class Resident:
         return process_tree.available(mapped=sum(max(0, reading.pss - reading.private) for reading in readings))
 
     def pressure(self, pids: Iterable[int]) -> Pressure:
-        if sys.platform == "darwin":
-            return darwin.pressure()
-        return pressure.read(member for pid in pids for member in process_tree.tree(pid))
+        members = (member for pid in pids for member in process_tree.tree(pid))
+        return darwin.pressure() if sys.platform == "darwin" else linux.pressure(members)
 
 
 class Wired(Resident):
@@ -106,7 +105,7 @@ class Vram(Resident):
 
 
 def choose(metric: str) -> Machine:
-    """For `--memory-metric`; `auto` takes what every system has, see `suited`. Raises ConfigurationError."""
+    """For `--memory-metric`; `auto` takes what every system has, see `gpu_if_used`. Raises ConfigurationError."""
     if metric == "wired" and sys.platform != "darwin":
         raise ConfigurationError("--memory-metric wired is for macOS; use resident or vram here")
     if metric == "vram" and not nvidia.usable():
@@ -118,7 +117,7 @@ def choose(metric: str) -> Machine:
     return Vram() if metric == "vram" else Resident()
 
 
-def suited(machine: Machine, pids: Iterable[int]) -> Machine:
+def gpu_if_used(machine: Machine, pids: Iterable[int]) -> Machine:
     """What to govern of the engines `pids` that were just seen at work: their GPU memory if they use any."""
     if machine.metric != "resident" or not nvidia.usable():
         return machine

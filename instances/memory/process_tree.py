@@ -6,6 +6,7 @@ together. What one more instance will cost is its private part: pages with no fi
 buffers, heap, and the weights too where an engine copies them instead of mapping them).
 """
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from slotproxy.instances.memory import cgroups, darwin
+from slotproxy.instances.memory import darwin, linux
 from slotproxy.instances.readings import Mapping, Reading, Total
 
 PROC = Path("/proc")
@@ -45,10 +46,7 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     name, found = str(path.resolve()), []
     names = {name, f"{name} (deleted)"}  # an engine keeps a file that was replaced while it runs
     for member in tree(pid):
-        try:
-            found += [entry for entry in psutil.Process(member).memory_maps(grouped=True) if entry.path in names]
-        except psutil.Error:
-            continue
+        found += [entry for entry in _maps(member) if entry.path in names]
     if not found:
         return None
     return Mapping(
@@ -58,10 +56,19 @@ def mapped(pid: int, path: Path) -> Mapping | None:
     )
 
 
+def _maps(pid: int) -> list[Any]:
+    """Empty when the process is gone, or where the system does not tell."""
+    found: list[Any] = []
+    if sys.platform == "linux":
+        with contextlib.suppress(psutil.Error):
+            found = psutil.Process(pid).memory_maps(grouped=True)
+    return found
+
+
 def effective_total() -> Total:
     """The smaller of physical memory and what the cgroups of this process allow."""
     physical = Total(size=psutil.virtual_memory().total, source="physical memory")
-    limits = [bound.limit for bound in cgroups.bounds()]
+    limits = [bound.limit for bound in linux.bounds()]
     if limits and min(limits) < physical.size:
         return Total(size=min(limits), source="cgroup limit")
     return physical
@@ -73,7 +80,7 @@ def available(mapped: int = 0) -> int:
     `mapped`: bytes of files that the engines map. The kernel counts them as cache that it could drop; the engines would
     read them again at once.
     """
-    rooms = [bound.limit - bound.used for bound in cgroups.bounds()]
+    rooms = [bound.limit - bound.used for bound in linux.bounds()]
     return max(0, min([psutil.virtual_memory().available - mapped, *rooms]))
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
 
+from slotproxy.instances.errors import ModelError
 from slotproxy.instances.models import config_facts, gguf_facts
 from slotproxy.instances.models.config_facts import ConfigFacts
-from slotproxy.instances.errors import ModelError
 from slotproxy.instances.models.gguf_facts import GgufFacts, HeaderError
-from slotproxy.instances.scaling.planner import size
 from slotproxy.instances.models.shape import Shape
+from slotproxy.instances.wording import size
 
 MOST_PARTS = 99_999
 

@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 
-from slotproxy.instances.processes.reaper import exit_of
+from slotproxy.instances.processes import child as children
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +78,9 @@ class Guardian:
         reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         try:
-            child = subprocess.Popen(
-                [SHELL, "-c", SCRIPT, "slotproxy-guardian"],
-                stdin=reader,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={"PATH": os.defpath},
-                start_new_session=True,
-            )
+            command = [SHELL, "-c", SCRIPT, "slotproxy-guardian"]
+            path = {"PATH": os.defpath}
+            child = children.start(command, env=path, cwd="/", stdin=reader, output=subprocess.DEVNULL)
         except OSError as error:
             self._close()
             logger.warning("no guardian (%s): engines may outlive a proxy that is killed", error.strerror)
@@ -94,7 +88,7 @@ class Guardian:
         finally:
             os.close(reader)
         self.pid = child.pid
-        self._ended = exit_of(child)
+        self._ended = children.exit_of(child)
         self._ended.add_done_callback(self._revive)
         for group in self._groups:
             self._tell(f"+ {group}\n")

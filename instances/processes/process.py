@@ -11,13 +11,12 @@ from pathlib import Path
 
 import psutil
 
+from slotproxy.instances.processes import child as children
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles.catalog import Stop
-from slotproxy.instances.processes.reaper import exit_of
 
-DYING = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
-LAST_WORDS = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
+REAP_TIMEOUT = 5.0  # seconds a killed process may take to be gone: the kernel may have to free much memory
+OUTPUT_GRACE = 0.5  # seconds to wait for the end of the output once the process is gone: a descendant may keep it open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Exit:
     """How a process ended."""
 
     code: int  # negative: the number of the signal that killed it
-    wished: bool  # we had sent it a signal
+    by_us: bool  # we had sent it a signal
 
     @property
     def sentence(self) -> str:
@@ -37,7 +36,7 @@ class Exit:
     @property
     def probably_out_of_memory(self) -> bool:
         """The kernel's out-of-memory killer sends KILL; hardly anyone else does."""
-        return self.code == -signal.SIGKILL and not self.wished
+        return self.code == -signal.SIGKILL and not self.by_us
 
 
 class Process:
@@ -47,7 +46,7 @@ class Process:
         self.pid = child.pid
         self._guardian = guardian
         guardian.watch(self.pid)
-        self.exited = exit_of(child)
+        self.exited = children.exit_of(child)
         self._output = _Output(log, asyncio.get_running_loop())
         self._transport: asyncio.ReadTransport | None = None
         self._signalled = False
@@ -60,7 +59,7 @@ class Process:
         """Raises OSError when the executable cannot be run."""
         reader, writer = os.pipe()
         try:
-            child = _popen(command, env, cwd, writer)
+            child = children.start(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, output=writer)
         except BaseException:
             os.close(reader)
             raise
@@ -90,13 +89,16 @@ class Process:
     async def wait(self) -> Exit:
         """How it ended, after its last output was taken in."""
         await asyncio.shield(self.exited)
-        await asyncio.wait({self._output.ended}, timeout=LAST_WORDS)
-        return Exit(code=self.exited.result(), wished=self._signalled)
+        await asyncio.wait({self._output.ended}, timeout=OUTPUT_GRACE)
+        return Exit(code=self.exited.result(), by_us=self._signalled)
 
-    async def stop(self, plan: Stop) -> Exit:
-        """End the whole group by `plan`. If this is cancelled the group is killed at once."""
+    async def stop(self, *, term: float, again: float) -> Exit:
+        """TERM, wait `term` seconds, TERM again, wait `again`, KILL; each to the whole group.
+
+        If this is cancelled the group is killed at once.
+        """
         try:
-            for patience in (plan.term, plan.again):
+            for patience in (term, again):
                 self._signal(signal.SIGTERM)
                 if await self._gone_within(patience):
                     break
@@ -120,7 +122,7 @@ class Process:
     async def end(self) -> None:
         """`kill`, and stay until it is reaped."""
         self.kill()
-        await self._gone_within(DYING)
+        await self._gone_within(REAP_TIMEOUT)
 
     async def _gone_within(self, seconds: float) -> bool:
         await asyncio.wait({self.exited}, timeout=seconds)
@@ -149,19 +151,6 @@ class _Output(asyncio.Protocol):
         self._log.close()
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def _popen(command: Sequence[str], env: Mapping[str, str], cwd: Path, output: int) -> "subprocess.Popen[bytes]":
-    """From the main thread: where a child dies with its parent, it is the thread that counts."""
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        env=dict(env),
-        cwd=cwd,
-        start_new_session=True,
-    )
 
 
 def _signal_name(number: int) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from slotproxy.instances.processes import records
 from slotproxy.instances.errors import ConfigurationError, StartupError
+from slotproxy.instances.processes import records
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 
 

@@ -1,7 +1,7 @@
 """Context of a request: what is asked of an engine, and whether it gives it. Pure."""
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.profiles.profile import Profile
 
 
 def wanted(profile: Profile, asked: int | None, trained: int | None, *, overridden: bool = False) -> int:

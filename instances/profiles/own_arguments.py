@@ -8,6 +8,9 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from slotproxy.instances.errors import ConfigurationError
+from slotproxy.instances.profiles.profile import Profile
+
 ADDRESS = "every instance gets an address of its own (--host and --port before -- are where clients connect)"
 MODEL = "name the model with --model before --"
 STATE = "its files belong below --state-dir"
@@ -24,6 +27,14 @@ MEANINGS = {
     "dir": STATE,
 }  # {threads} is missing: how many suit a machine its user may know better
 _WORD = re.compile(r"\{(\w+)\}")
+
+
+def check(profile: Profile, given: Sequence[str]) -> None:
+    """Raises ConfigurationError where the user's own arguments are not theirs to set."""
+    chosen = [argument for options in profile.options for argument in (*options.args, *options.otherwise)]
+    sentence = refusal(given, [*profile.args, *chosen], profile.reserved)
+    if sentence is not None:
+        raise ConfigurationError(sentence)
 
 
 def refusal(given: Sequence[str], args: Sequence[str], reserved: Mapping[str, str]) -> str | None:

@@ -11,8 +11,8 @@ MODELS = "/v1/models"
 ANTHROPIC_HOST = "api.anthropic.com"
 WITHOUT_HEALTH = frozenset({"api.openai.com", ANTHROPIC_HOST})  # what they would answer to /health means nothing
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
-PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is seen to, and to connect costs what a dozen events do
-KEEPALIVE = 30.0  # seconds for TLS: what lies between may forget an idle connection without a word
+PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is noticed, and to connect costs as much as 12 events
+KEEPALIVE = 30.0  # seconds for TLS: a middlebox may drop an idle connection without telling
 CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 
 
@@ -41,7 +41,7 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         base_path=parts.path.rstrip("/").removesuffix("/v1"),
         keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,
         slotless=frozenset({MODELS}),
-        # A key of ours must not arrive beside one of the client's: which of the two counts is anybody's guess.
+        # A key of ours must not arrive beside one of the client's: which of the two counts is not defined.
         drop_headers=frozenset({b"x-conversation-id"}) | (CREDENTIALS if credentials else frozenset()),
         extra_headers=credentials,
         default_headers=(ANTHROPIC_VERSION,) if api is Api.ANTHROPIC else (),

@@ -6,8 +6,8 @@ answer after it brings back a part of a slot. Time enters as a number (seconds, 
 
 from dataclasses import dataclass, field
 
-from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.remotes.ratelimits import Reason, Refusal
+from slotproxy.instances.running.backoff import Backoff
 
 LONGEST = 3600.0  # seconds of a pause; then one request finds out whether the server still means it
 OUT_OF_QUOTA = 300.0  # seconds: nothing but the user's money ends it, and nobody tells us of that
@@ -47,7 +47,7 @@ class Pace:
         self.reason = refusal.reason
         self.until = max(self.until, now + self._wait(refusal, jitter))
 
-    def starved(self, wait: float, now: float, jitter: float) -> None:
+    def exhausted(self, wait: float, now: float, jitter: float) -> None:
         """It answered, and said that nothing is left of a limit for `wait` seconds."""
         self.until = max(self.until, now + min(wait * (1 + JITTER * jitter), LONGEST))
         if self.reason is None:

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
-Field = tuple[bytes, bytes]
+from slotproxy.instances.snapshot import Allowance
+from slotproxy.instances.upstream import REFUSALS, Field
 
-REFUSALS = frozenset({402, 429, 503, 529})  # statuses by which a server says: not now, ask again, or ask elsewhere
-LONGEST = 24 * 3600.0  # seconds; whoever names a later moment cannot have meant it
+LONGEST = 24 * 3600.0  # seconds; a later moment is taken for a mistake
 REFILL = 0.05  # part of a limit that should be there again before the next request is sent
 _KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 _OPENAI = re.compile(rb"x-ratelimit-(limit|remaining|reset)-(requests|tokens)")
@@ -39,15 +39,6 @@ class Reason(enum.Enum):
     RATE_LIMIT = "rate-limit"
     OVERLOAD = "overload"
     QUOTA = "quota"  # no money, or a spend limit: waiting does not help
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """One limit as of one answer."""
-
-    limit: int
-    remaining: int
-    reset: float  # seconds until all of it is there again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +73,7 @@ def allowances(fields: Sequence[Field], wall: float) -> dict[str, Allowance]:
     return {kind: allowance for kind, allowance in found.items() if allowance is not None}
 
 
-def starved(limits: Mapping[str, Allowance]) -> float:
+def exhausted(limits: Mapping[str, Allowance]) -> float:
     """Seconds until something is left again of every limit; 0 when something is left now."""
     return max((max(REFILL, 1 / one.limit) * one.reset for one in limits.values() if not one.remaining), default=0.0)
 

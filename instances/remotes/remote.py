@@ -7,34 +7,26 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slotproxy.instances.remotes.endpoint import MODELS, WITHOUT_HEALTH
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import Event, State
+from slotproxy.instances.remotes import health
+from slotproxy.instances.remotes.endpoint import upstream_of
+from slotproxy.instances.remotes.health import Condition, Health
 from slotproxy.instances.remotes.pace import Pace
-from slotproxy.instances.running.probe import Probe, resolve
-from slotproxy.instances.remotes.ratelimits import (
-    REFUSALS,
-    Allowance,
-    Field,
-    Reason,
-    allowances,
-    mentioned,
-    refusal,
-    scarce,
-    starved,
-)
-from slotproxy.instances.snapshot import Errors, Kind, Member, OnTransition, Traffic
-from slotproxy.instances.running.state import Standing
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.remotes.ratelimits import Reason, allowances, exhausted, mentioned, refusal, scarce
+from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.running.status import Status
+from slotproxy.instances.settings import UpstreamSpec
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.snapshot import Allowance, Errors, Kind, Member, OnTransition, Traffic
+from slotproxy.instances.upstream import REFUSALS, Field, Upstream
 
 HEALTHY_POLL = 5.0  # seconds between glances at one that serves
 FIRST_POLL, LONGEST_POLL = 2.0, 30.0  # seconds between looks at one that does not, doubling
 IMPATIENCE = 0.5  # seconds between looks at one that does not serve while requests wait
-HEALTH = "/health"
 LONG_PAUSE = 5.0  # seconds
 KINDS = {Reason.RATE_LIMIT: "refused", Reason.QUOTA: "refused", Reason.OVERLOAD: "unavailable"}  # fields of Errors
 SENTENCES = {
@@ -42,7 +34,6 @@ SENTENCES = {
     Reason.OVERLOAD: "it is overloaded",
     Reason.QUOTA: "its quota or spend limit is used up",
 }
-SILENT = "it does not answer"
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +44,7 @@ class Remote:
     def __init__(self, upstream: Upstream, leases: Leases, probe: Probe, on_transition: OnTransition) -> None:
         self.id = upstream.instance
         self.upstream = upstream
-        self.standing = Standing(Kind.UPSTREAM, upstream.instance, on_transition)
+        self.status = Status(Kind.UPSTREAM, upstream.instance, on_transition)
         self.models: tuple[Mapping[str, Any], ...] = ()
         self._leases = leases
         self._probe = probe
@@ -63,17 +54,17 @@ class Remote:
         self._requests = 0
         self._errors: Counter[str] = Counter()
         self._offered = upstream.slots
-        self._calm = True  # nothing was said of a pause since it had all its slots
+        self._pause_unsaid = True  # none was logged since it had all its slots
         self._resumption: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
-        self._doubted = asyncio.Event()
+        self._check_due = asyncio.Event()
 
     def member(self) -> Member:
         upstream = self.upstream
         return Member(
             id=self.id,
             kind=Kind.UPSTREAM,
-            state=self.standing.state,
+            state=self.status.state,
             pid=None,
             host=upstream.host,
             port=upstream.port,
@@ -81,9 +72,9 @@ class Remote:
             slots=upstream.slots,
             leased=self._leases.leased(upstream),
             memory=None,
-            restarts=self.standing.restarts,
-            reason=self.standing.reason,
-            since=self.standing.since,
+            restarts=self.status.restarts,
+            reason=self.status.reason,
+            since=self.status.since,
             offered=self._leases.offered(upstream),
             traffic=self._traffic(),
         )
@@ -110,7 +101,7 @@ class Remote:
 
     def stop(self) -> None:
         self._stopped.set()
-        self._doubted.set()
+        self._check_due.set()
         if self._resumption is not None:
             self._resumption.cancel()
 
@@ -131,8 +122,8 @@ class Remote:
             if status >= 500:
                 self._errors["other"] += 1
             self._pace.answered(now, scarce=scarce(limits))
-            if wait := starved(limits):
-                self._pace.starved(wait, now, random.random())
+            if wait := exhausted(limits):
+                self._pace.exhausted(wait, now, random.random())
         self._keep_pace()
 
     @property
@@ -140,77 +131,52 @@ class Remote:
         return self._pace.steady and not self._limits and self._resumption is None
 
     def failed(self, reason: str) -> None:
-        """A request found it wanting: see UpstreamOwner."""
+        """A request failed on it: see UpstreamOwner."""
         if reason == "hang":
             self._errors["timeout"] += 1
         elif reason != "unavailable":  # that one was an answer, and is counted
             self._errors["other"] += 1
-        self.doubt()
+        self.check_again()
 
-    def doubt(self) -> None:
-        """A request found it wanting: no leases until it was looked at again, which is now."""
+    def check_again(self) -> None:
+        """Offer it again only after another look, which is taken at once."""
         self._leases.withdraw(self.upstream)
-        self._doubted.set()
+        self._check_due.set()
 
     async def run(self) -> None:
         """Poll until `stop`."""
-        self.standing.step(Event.START)
+        self.status.step(Event.START)
         pause = FIRST_POLL
         while not self._stopped.is_set():
-            doubted = self._doubted.is_set()
-            self._doubted.clear()
-            trouble = await (self._glance() if self.standing.state is State.READY and not doubted else self._look())
-            if trouble == SILENT and not doubted and self._leases.leased(self.upstream):
-                trouble = None  # a serial engine may answer nothing while it works; requests have their own deadlines
+            due = self._check_due.is_set()
+            self._check_due.clear()
+            found = await self._look(closely=due or self.status.state is not State.READY)
+            if found.condition is Condition.SILENT and not due and self._leases.leased(self.upstream):
+                found = health.HEALTHY  # a serial engine may answer nothing while it works; requests have deadlines
             if self._stopped.is_set():
                 break
-            if trouble is None:
-                self._serve()
+            if found.condition is Condition.HEALTHY:
+                self._offer()
+                await self._rest(HEALTHY_POLL)
+                pause = FIRST_POLL
             else:
-                self._lose(trouble)
-            await self._pause(HEALTHY_POLL if trouble is None else pause)
-            pause = FIRST_POLL if trouble is None else min(pause * 2, LONGEST_POLL)
+                self._take_back(found.trouble)
+                await self._rest(pause)
+                pause = min(pause * 2, LONGEST_POLL)
         self._leases.withdraw(self.upstream)
 
-    async def _glance(self) -> str | None:
-        """Enough for one that serves: requests report what they find, and an API elsewhere bills what it answers."""
-        return None if await self._probe.listens(self.upstream) else SILENT
+    async def _look(self, *, closely: bool) -> Health:
+        found = await (health.examine if closely else health.glance)(self._probe, self.upstream)
+        if found.models is not None:
+            self.models, self._n_ctx = found.models, found.n_ctx
+        return found
 
-    async def _look(self) -> str | None:
-        """None when it is healthy: /health says so, or where it has none /v1/models does."""
-        known = self.upstream.host in WITHOUT_HEALTH
-        answer = None if known else await self._probe.ask(self.upstream, HEALTH)
-        if answer is not None and answer.status >= 500:
-            return f"{HEALTH} answers {answer.status}"
-        listing = await self._probe.ask(self.upstream, MODELS)
-        if listing is not None and listing.status in {401, 403}:
-            if not self.upstream.extra_headers:
-                return f"it wants an API key ({listing.status}): name the variable that holds it, as in URL,key-env=VAR"
-            return f"it refuses the API key ({listing.status})"
-        if listing is not None and listing.status == 429:
-            return None  # it lives, and its pace is not set by looks at it
-        if listing is not None and listing.status < 300:
-            self._learn(listing.document())
-            return None
-        if answer is not None and answer.status < 300:
-            return None
-        if answer is None and listing is None:
-            distrust = await self._probe.distrust(self.upstream) if self.upstream.tls else None
-            return SILENT if distrust is None else f"its certificate is not trusted ({distrust})"
-        return f"neither {HEALTH} nor {MODELS} answers with success"
-
-    def _learn(self, document: Any) -> None:
-        listed = resolve(document, "/data")
-        self.models = tuple(model for model in listed if isinstance(model, dict)) if isinstance(listed, list) else ()
-        n_ctx = resolve(document, "/data/0/meta/n_ctx")
-        self._n_ctx = n_ctx if isinstance(n_ctx, int) else None
-
-    def _serve(self) -> None:
-        if self.standing.state is State.BACKOFF:
-            self.standing.step(Event.START)
-        if self.standing.state is State.STARTING:
+    def _offer(self) -> None:
+        if self.status.state is State.BACKOFF:
+            self.status.step(Event.START)
+        if self.status.state is State.STARTING:
             where = f"{self.upstream.authority}{self.upstream.base_path}, {self.upstream.slots} slots"
-            self.standing.step(Event.HEALTHY, where)
+            self.status.step(Event.HEALTHY, where)
         if self.upstream not in self._leases.upstreams:
             self._leases.add(self.upstream, self._offered)
 
@@ -225,36 +191,77 @@ class Remote:
             self._resumption = None
         if pause > 0 and not self._stopped.is_set():
             self._resumption = asyncio.get_running_loop().call_later(pause, self._keep_pace)
-        if slots != before or (not self._calm and self._pace.reason is None):
-            self._tell(slots, pause)
+        if slots != before or (not self._pause_unsaid and self._pace.reason is None):
+            self._log_pace(slots, pause)
 
-    def _tell(self, slots: int, pause: float) -> None:
-        """Aloud when it begins, when it is over, and of every long pause: under load short ones come by the second."""
+    def _log_pace(self, slots: int, pause: float) -> None:
+        """At debug level what happens every second under load: only the first of several short pauses is a warning."""
         if self._pace.reason is None:
-            self._calm = True
+            self._pause_unsaid = True
             logger.info("upstream %s: all %d slots again", self.id, slots)
         elif slots:
             logger.debug("upstream %s: %d of %d slots", self.id, slots, self.upstream.slots)
         else:
-            level = logging.WARNING if self._calm or pause >= LONG_PAUSE else logging.DEBUG
-            self._calm = False
+            level = logging.WARNING if self._pause_unsaid or pause >= LONG_PAUSE else logging.DEBUG
+            self._pause_unsaid = False
             logger.log(level, "upstream %s: %s, it is asked again in %.1f s", self.id, self.why_held_back, pause)
 
-    def _lose(self, trouble: str) -> None:
+    def _take_back(self, trouble: str) -> None:
         self._leases.withdraw(self.upstream)
-        self.standing.failure = Failure(cause=Cause.UNREACHABLE, sentence=f"{self.upstream.authority}: {trouble}")
-        if self.standing.state is not State.BACKOFF:
-            self.standing.step(Event.EXITED, trouble)
+        self.status.failure = Failure(cause=Cause.UNREACHABLE, sentence=f"{self.upstream.authority}: {trouble}")
+        if self.status.state is not State.BACKOFF:
+            self.status.step(Event.EXITED, trouble)
 
-    async def _pause(self, seconds: float) -> None:
-        """Until somebody doubts it, or `seconds` have passed, or somebody waits for a slot that it may have."""
+    async def _rest(self, seconds: float) -> None:
+        """Until a check is due, or `seconds` have passed, or somebody waits for a slot that it may have."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         while (left := end - loop.time()) > 0:
             try:
                 async with asyncio.timeout(min(left, IMPATIENCE)):
-                    await self._doubted.wait()
+                    await self._check_due.wait()
                 return
             except TimeoutError:
-                if self._leases.queued and self.standing.state is not State.READY:
+                if self._leases.queued and self.status.state is not State.READY:
                     return
+
+
+Planned = Mapping[UpstreamSpec, Remote]
+
+
+class Remotes:
+    """The upstreams of one proxy, by what the user said of them: a configuration that is read again changes only some.
+
+    Iterates over those that are here.
+    """
+
+    def __init__(self, leases: Leases, probe: Probe, on_transition: OnTransition) -> None:
+        self._leases = leases
+        self._probe = probe
+        self._on_transition = on_transition
+        self._here: dict[UpstreamSpec, Remote] = {}
+
+    def __iter__(self) -> Iterator[Remote]:
+        return iter(tuple(self._here.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._here)
+
+    def plan(self, specs: Sequence[UpstreamSpec], environ: Mapping[str, str]) -> Planned:
+        """Those that `specs` name: the ones that are here already, and new ones. Raises ConfigurationError."""
+        used = {remote.id for remote in self}
+        free = (name for number in range(len(used) + len(specs)) if (name := f"u{number}") not in used)
+        return {
+            spec: self._here.get(spec)
+            or Remote(upstream_of(next(free), spec, environ), self._leases, self._probe, self._on_transition)
+            for spec in specs
+        }
+
+    def adopt(self, plan: Planned, tasks: asyncio.TaskGroup) -> None:
+        """From now on those of `plan`: new ones are polled in `tasks`, what is not among them gets no more requests."""
+        for spec in self._here.keys() - plan.keys():
+            self._here.pop(spec).stop()
+        for spec, remote in plan.items():
+            if spec not in self._here:
+                self._here[spec] = remote
+                tasks.create_task(remote.run())

@@ -1,4 +1,4 @@
-"""One running engine: its process, port, lock and directory, and how it comes up. What follows, `instance` decides."""
+"""One running engine: its process, port, lock and directory, and how it comes up. `instance` decides what follows."""
 
 import asyncio
 import errno
@@ -9,19 +9,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.profiles import context
-from slotproxy.instances.processes import ports, records, escaped
-from slotproxy.instances.memory import process_tree
-from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.failures import Cause, Failure
+from slotproxy.instances.memory import process_tree
+from slotproxy.instances.processes import escaped, ports, records
+from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.processes.locks import FileLock, LockHeld
-from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.processes.process import Exit, Process
-from slotproxy.instances.profiles.catalog import Stop
+from slotproxy.instances.profiles import context
+from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.running.log_patterns import Signs
+from slotproxy.instances.running.log_patterns import LogPatterns
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class Engine:
     """A spawned process and what is known of it."""
 
     def __init__(
-        self, launch: Launch, place: Place, process: Process, log: EngineLog, signs: Signs, upstream: Upstream
+        self, launch: Launch, place: Place, process: Process, log: EngineLog, patterns: LogPatterns, upstream: Upstream
     ) -> None:
         self.upstream = upstream
         self.process = process
@@ -54,7 +53,7 @@ class Engine:
         self._launch = launch
         self._place = place
         self._log = log
-        self._signs = signs
+        self._patterns = patterns
         self._model = _identity(launch.model)
 
     @property
@@ -68,36 +67,36 @@ class Engine:
         return self._log.received
 
     async def wait_until_ready(self, probe: Probe) -> None:
-        """Raises EngineFailed: too late, it says that it cannot, or a stranger answers in its place."""
+        """Raises EngineFailed: it took too long, said why it cannot go on, or another process answers on its port."""
         ready = self._launch.profile.ready
         try:
             async with asyncio.timeout(ready.timeout):
                 await self._look_until_ready(probe)
         except TimeoutError:
-            raise EngineFailed(Cause.TIMEOUT, self._with_last_words(f"not ready within {ready.timeout:g} s")) from None
+            raise EngineFailed(Cause.TIMEOUT, self._with_last_line(f"not ready within {ready.timeout:g} s")) from None
 
     async def _look_until_ready(self, probe: Probe) -> None:
-        pause, doomed = FIRST_LOOK, 0.0
+        pause, deadline = FIRST_LOOK, 0.0
         loop = asyncio.get_running_loop()
         while True:
-            if self._signs.announced and await probe.ready(self.upstream, self._launch.profile.ready):
+            if self._patterns.announced and await probe.ready(self.upstream, self._launch.profile.ready):
                 if ports.owns(self.process.pid, self.upstream.port):
                     return
                 raise EngineFailed(Cause.PORT_TAKEN, f"another process answers on port {self.upstream.port}")
-            if self._signs.fatal is not None:
-                doomed = doomed or loop.time() + FATAL_GRACE
-                if loop.time() > doomed:
-                    raise EngineFailed(self._signs.fatal.cause, self._signs.fatal.sentence)
+            if self._patterns.fatal is not None:
+                deadline = deadline or loop.time() + FATAL_GRACE
+                if loop.time() > deadline:
+                    raise EngineFailed(self._patterns.fatal.cause, self._patterns.fatal.sentence)
             await asyncio.sleep(pause)
             pause = min(pause * 1.2, LONGEST_LOOK)
 
     async def warm_up(self, probe: Probe) -> None:
-        """Generate once, measure, then ask what a client will want to know. Raises EngineFailed."""
+        """Generate once, read its memory, then ask for its context and models. Raises EngineFailed."""
         profile = self._launch.profile
         trouble = await probe.warm_up(self.upstream, profile.warm_up, self._launch.warm_up_body(self._place))
         if trouble is not None:
-            self._signs.read(trouble)
-            cause = Cause.WARM_UP if self._signs.fatal is None else self._signs.fatal.cause
+            self._patterns.read(trouble)
+            cause = Cause.WARM_UP if self._patterns.fatal is None else self._patterns.fatal.cause
             raise EngineFailed(cause, f"the warm-up generation failed: {trouble}")
         self.memory = await asyncio.to_thread(process_tree.read_tree, self.process.pid)
         self.n_ctx = await probe.context(self.upstream, profile.context)
@@ -113,15 +112,15 @@ class Engine:
 
     @property
     def stale(self) -> bool:
-        """Whether the model file is another one by now, or gone: the engine has the old one mapped and serves that."""
+        """Whether the model file was replaced or removed: the engine goes on with the old one, which it has mapped."""
         return _identity(self._launch.model) != self._model
 
     async def stop(self, *, hung: bool = False) -> Exit:
-        """End it by its stop plan; one that hangs is not waited for as long as one that writes its KV cache."""
+        """End it as its profile says, or sooner if it is `hung`: then there is no KV cache that it is writing."""
         plan = self._launch.profile.stop
         if hung:
-            plan = Stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))
-        return await self.process.stop(plan)
+            return await self.process.stop(term=min(plan.term, HUNG), again=min(plan.again, HUNG_AGAIN))
+        return await self.process.stop(term=plan.term, again=plan.again)
 
     async def idle(self, probe: Probe, *, streamed: bool) -> bool:
         """Return once it has let go of an abandoned request; False when it did not in time."""
@@ -129,21 +128,21 @@ class Engine:
         body = self._launch.warm_up_body(self._place)
         return await probe.idle(self.upstream, profile.idle, streamed=streamed, warm_up=profile.warm_up, body=body)
 
-    async def post_mortem(self, suspected: Failure | None) -> Failure:
+    async def why_it_ended(self, suspected: Failure | None) -> Failure:
         """Why it ended by itself: what its last lines say, else what was suspected, else how it exited."""
         ended: Exit = await self.process.wait()
-        signs = Signs(self._launch.profile)
+        patterns = LogPatterns(self._launch.profile)
         for line in self._log.lines:
-            signs.read(line)
-        if signs.fatal is not None:
-            return signs.fatal
+            patterns.read(line)
+        if patterns.fatal is not None:
+            return patterns.fatal
         if suspected is not None and suspected.cause is Cause.PORT_TAKEN:
             return suspected
         if ended.probably_out_of_memory:
             return Failure(cause=Cause.OUT_OF_MEMORY, sentence=ended.sentence)
-        return Failure(cause=Cause.CRASH, sentence=self._with_last_words(ended.sentence))
+        return Failure(cause=Cause.CRASH, sentence=self._with_last_line(ended.sentence))
 
-    def _with_last_words(self, sentence: str) -> str:
+    def _with_last_line(self, sentence: str) -> str:
         return f"{sentence}; its last words: {self._log.lines[-1][:300]}" if self._log.lines else sentence
 
 
@@ -196,8 +195,8 @@ def _processes(pids: list[int]) -> str:
 
 
 async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian) -> Engine:
-    signs = Signs(launch.profile)
-    log = EngineLog(directory / "engine.log", signs.read)
+    patterns = LogPatterns(launch.profile)
+    log = EngineLog(directory / "engine.log", patterns.read)
     try:
         place = Place.find(launch.profile, directory)
         command = launch.command(place)
@@ -218,4 +217,4 @@ async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian)
         slotless=frozenset(http.slotless),
         model=launch.model_for_requests(),
     )
-    return Engine(launch, place, process, log, signs, upstream)
+    return Engine(launch, place, process, log, patterns, upstream)

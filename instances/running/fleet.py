@@ -1,18 +1,18 @@
-"""The instances of one proxy: added, restarted and taken out while the others serve."""
+"""The instances of one proxy: added, restarted and removed while the others serve."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.failures import Cause, Failure
-from slotproxy.instances.processes.guardian import Guardian
-from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.profiles.launch import Launch
-from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.running.backoff import Backoff
+from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import OnTransition
 
 logger = logging.getLogger(__name__)
@@ -21,9 +21,8 @@ ON_REQUEST = Failure(cause=Cause.OPERATOR, sentence="restarted on request")
 
 
 class Fleet:
-    """Owns the instances. Whoever adds one holds `changing` from the decision to its outcome: memory is judged between.
-
-    Taking one out and restarting one need no lock: neither costs more memory than there was.
+    """Owns the instances. `changing` is held from the decision to add one until it is ready or has failed, so that
+    memory is judged one at a time. Removing and restarting need no lock: neither costs more memory than there was.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class Fleet:
         backoff: Backoff,
     ) -> None:
         self.changing = asyncio.Lock()
-        self.ceiling: int | None = None  # as many as an operator left there; None: nobody took out or added any
+        self.ceiling: int | None = None  # so many did an operator leave; None: none was added or removed by hand
         self._rolling = asyncio.Lock()
         self._instances: list[Instance] = []
         self._leaving: set[Instance] = set()
@@ -54,7 +53,7 @@ class Fleet:
 
     @property
     def staying(self) -> tuple[Instance, ...]:
-        """Those that nobody is taking out; oldest first."""
+        """Those that are not being removed; oldest first."""
         return tuple(instance for instance in self._instances if instance not in self._leaving)
 
     def find(self, name: str) -> Instance | None:
@@ -62,7 +61,7 @@ class Fleet:
 
     def newest_idle(self) -> Instance | None:
         """The newest ready one without a request."""
-        idle = (i for i in reversed(self.staying) if i.standing.state is State.READY and not i.member().leased)
+        idle = (i for i in reversed(self.staying) if i.status.state is State.READY and not i.member().leased)
         return next(idle, None)
 
     def add(self, launch: Launch, tasks: asyncio.TaskGroup) -> Instance:
@@ -84,8 +83,9 @@ class Fleet:
         return instance
 
     async def remove(self, instance: Instance, patience: float | None) -> None:
-        """Take `instance` out: no new leases, up to `patience` seconds for those that are out (None: as long as
-        they take), then its stop plan."""
+        """No new leases on `instance`, up to `patience` seconds for those that are out (None: as long as they take);
+        then its engine is stopped.
+        """
         if instance in self._leaving or instance not in self._instances:
             return
         self._leaving.add(instance)
@@ -97,7 +97,7 @@ class Fleet:
             self._leaving.discard(instance)
             if instance.has_ended:
                 self._instances.remove(instance)
-        logger.info("instance %s: taken out; %d left", instance.id, len(self._instances))
+        logger.info("instance %s: removed; %d left", instance.id, len(self._instances))
 
     async def restart(self, instance: Instance, patience: float, launch: Launch | None = None) -> State:
         """End the engine of `instance` and start it again, by `launch` if one is given; what came of it.
@@ -106,25 +106,27 @@ class Fleet:
         """
         await self._empty(instance, patience)
         if instance in self._leaving:
-            return instance.standing.state
+            return instance.status.state
         instance.restart(ON_REQUEST, launch)
         return await instance.outcome()
 
-    async def roll(self, instances: Iterable[Instance], patience: float, launch: Launch | None = None) -> bool:
+    async def restart_in_turn(
+        self, instances: Iterable[Instance], patience: float, launch: Launch | None = None
+    ) -> bool:
         """Restart `instances` one after another; stop at the first that does not become ready. Whether all did.
 
-        One whose engine was started since this was asked is restarted already, unless it is to be by `launch`.
+        Without `launch`, one whose engine was started after this call began counts as restarted.
         """
         asked = {instance: instance.upstream for instance in instances}
         async with self._rolling:  # two at a time would take two out of service
             for instance, before in asked.items():
                 if instance not in self._instances or instance in self._leaving:
                     continue
-                fresh = instance.upstream is not before and instance.standing.state is State.READY
+                fresh = instance.upstream is not before and instance.status.state is State.READY
                 if fresh and launch is None:
                     continue
                 if await self.restart(instance, patience, launch) is not State.READY and instance in self.staying:
-                    logger.error("instance %s did not come back; the others are left as they are", instance.id)
+                    logger.error("instance %s did not become ready again: the others are not restarted", instance.id)
                     return False
             return True
 
@@ -138,4 +140,4 @@ class Fleet:
             async with asyncio.timeout(patience):
                 await self._leases.drained(upstream)
         except TimeoutError:
-            logger.warning("instance %s: ending the request on it, %g s are over", instance.id, patience)
+            logger.warning("instance %s: its request is ended, as it took more than %g s", instance.id, patience)

@@ -1,6 +1,6 @@
 """One engine after another, by the lifecycle table, until the instance is stopped.
 
-Only its own task, `run`, starts and ends processes; everybody else asks.
+Only its own task, `run`, starts and ends processes; everybody else gives it orders.
 """
 
 import asyncio
@@ -10,23 +10,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slotproxy.instances.running.backoff import Backoff, History
-from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
-from slotproxy.instances.failures import STAYS, Cause, Failure
+from slotproxy.instances.failures import PERMANENT, Cause, Failure
+from slotproxy.instances.lifecycle import Event, State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import HOST, Launch
-from slotproxy.instances.slots.leases import Leases
-from slotproxy.instances.lifecycle import Event, State
-from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.readings import Reading
+from slotproxy.instances.running.backoff import Backoff, History
+from slotproxy.instances.running.engine import Engine, EngineFailed, spawned
+from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.running.status import Status
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import Kind, Member, OnTransition
-from slotproxy.instances.running.state import Standing
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
 OTHER_PORTS = 3  # tries on another port before a taken one is a failure
-LAST_GASP = 0.3  # seconds for an engine that misbehaves because it is dying
+EXIT_GRACE = 0.3  # seconds for an engine that misbehaves to exit by itself, and so to say why
 
 
 class Instance:
@@ -45,7 +45,7 @@ class Instance:
     ) -> None:
         self.id = name
         self.directory = directory
-        self.standing = Standing(Kind.INSTANCE, name, on_transition)
+        self.status = Status(Kind.INSTANCE, name, on_transition)
         self._launch = launch
         self._leases = leases
         self._probe = probe
@@ -58,9 +58,9 @@ class Instance:
         self._port_tries = 0
         self._stopping = False
         self._ended = asyncio.Event()
-        self._summons: asyncio.Future[Failure | None] = self._loop.create_future()
+        self._order: asyncio.Future[Failure | None] = self._loop.create_future()
         self._outcome: asyncio.Future[None] = self._loop.create_future()
-        self._ever_settled = False  # it was ready once, or given up
+        self._ever_decided = False  # it was ready once, or given up
 
     # What others see
 
@@ -97,7 +97,7 @@ class Instance:
         return Member(
             id=self.id,
             kind=Kind.INSTANCE,
-            state=self.standing.state,
+            state=self.status.state,
             pid=None if engine is None else engine.process.pid,
             host=HOST,
             port=0 if engine is None else engine.upstream.port,
@@ -105,9 +105,9 @@ class Instance:
             slots=1,
             leased=0 if engine is None else self._leases.leased(engine.upstream),
             memory=self.memory,
-            restarts=self.standing.restarts,
-            reason=self.standing.reason,
-            since=self.standing.since,
+            restarts=self.status.restarts,
+            reason=self.status.reason,
+            since=self.status.since,
             offered=0 if engine is None else self._leases.offered(engine.upstream),
             stale=engine is not None and engine.stale,
         )
@@ -120,7 +120,7 @@ class Instance:
     async def outcome(self) -> State:
         """What its start came to, or the restart that was asked for last: READY, FAILED or STOPPED."""
         await asyncio.shield(self._outcome)
-        return self.standing.state
+        return self.status.state
 
     @property
     def has_ended(self) -> bool:
@@ -160,7 +160,7 @@ class Instance:
         """End the engine by its stop plan and stay stopped; `run` returns then."""
         self._stopping = True
         self._withdraw()
-        self._summon(None)
+        self._order_end(None)
 
     def restart(self, failure: Failure, launch: Launch | None = None) -> None:
         """End the engine because of `failure` and start it again, by another `launch` if one is given.
@@ -171,118 +171,118 @@ class Instance:
         self._withdraw()
         if self._outcome.done():
             self._outcome = self._loop.create_future()
-        self._summon(failure)
+        self._order_end(failure)
 
     def drain(self) -> None:
         """Take no new leases; an engine that ends from now on stays down until `restart`."""
-        if self.standing.state is State.READY:
+        if self.status.state is State.READY:
             out = self._withdraw()
-            self.standing.step(Event.DRAIN, f"{out} in flight")
+            self.status.step(Event.DRAIN, f"{out} in flight")
 
-    # Its life
+    # Its own task
 
     async def run(self) -> None:
         """One engine after another until `stop`. Cancelled, it kills the engine at once."""
         try:
             while not self._stopping:
-                failure = await self._live()
+                failure = await self._run_engine()
                 if not self._stopping:
-                    await (self._rest() if failure is None else self._recover(failure))
-            if self.standing.state is not State.STOPPED:
-                self.standing.step(Event.STOP)
+                    await (self._wait_for_order() if failure is None else self._wait_before_restart(failure))
+            if self.status.state is not State.STOPPED:
+                self.status.step(Event.STOP)
         finally:
             self._settle()
             self._ended.set()
 
-    async def _live(self) -> Failure | None:
-        """One process from spawn to exit: why it ended, None when we wanted it to."""
-        self._summons = self._loop.create_future()
+    async def _run_engine(self) -> Failure | None:
+        """One process from spawn to exit: the failure that ended it; None: it was ended on purpose."""
+        self._order = self._loop.create_future()
         self._ready_at = 0.0
-        self.standing.step(Event.START)
+        self.status.step(Event.START)
         try:
             async with spawned(self.id, self._launch, self.directory, self._guardian) as engine:
                 self._engine = self._last_engine = engine
                 try:
-                    return await self._attend(engine)
+                    return await self._bring_up_and_watch(engine)
                 finally:
                     self._withdraw()  # also when this was cancelled: before the engine is gone
         except EngineFailed as failed:
-            self.standing.step(Event.EXITED, failed.failure.sentence)
+            self.status.step(Event.EXITED, failed.failure.sentence)
             return failed.failure
         finally:
             self._engine = None
 
-    async def _attend(self, engine: Engine) -> Failure | None:
+    async def _bring_up_and_watch(self, engine: Engine) -> Failure | None:
         """Bring the engine up and stay with it until it ends by itself, fails or somebody wants it ended."""
         failure = await self._until_ready(engine)
         if failure is None:
-            await _first_of(engine.process.exited, self._summons)
-        elif not self._summons.done():
-            await asyncio.wait({engine.process.exited}, timeout=LAST_GASP)
+            await _first_of(engine.process.exited, self._order)
+        elif not self._order.done():
+            await asyncio.wait({engine.process.exited}, timeout=EXIT_GRACE)
         self._withdraw()
         if engine.process.exited.done():
-            return await self._mourn(engine, failure)
-        if self._summons.done():
-            failure = self._summons.result()
-        self.standing.step(Event.STOP, "" if failure is None else failure.sentence)
+            return await self._after_exit(engine, failure)
+        if self._order.done():
+            failure = self._order.result()
+        self.status.step(Event.STOP, "" if failure is None else failure.sentence)
         ended = await engine.stop(hung=failure is not None and failure.cause is Cause.HANG)
-        self.standing.step(Event.EXITED, ended.sentence)
+        self.status.step(Event.EXITED, ended.sentence)
         return failure
 
     async def _until_ready(self, engine: Engine) -> Failure | None:
-        """Return when it is ready, has exited, somebody wants it ended, or with the reason why it did not come up."""
+        """Return when it is ready, has failed to come up, has exited or is to be ended; the failure, if it failed."""
         async with asyncio.TaskGroup() as tasks:
-            rising = tasks.create_task(self._rise(engine))
-            await _first_of(rising, engine.process.exited, self._summons)
-            failure = rising.result() if rising.done() else None
-            rising.cancel()
+            coming_up = tasks.create_task(self._bring_up(engine))
+            await _first_of(coming_up, engine.process.exited, self._order)
+            failure = coming_up.result() if coming_up.done() else None
+            coming_up.cancel()
         return failure
 
-    async def _rise(self, engine: Engine) -> Failure | None:
-        """Ready, warmed up, offered: in this order. Why not, otherwise."""
+    async def _bring_up(self, engine: Engine) -> Failure | None:
+        """Wait until it is ready, warm it up, offer it; a failure if one of these went wrong."""
         began = self._loop.time()
         try:
             await engine.wait_until_ready(self._probe)
             where = f"pid {engine.process.pid}, port {engine.upstream.port}"
-            self.standing.step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
+            self.status.step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
             await engine.warm_up(self._probe)
         except EngineFailed as failed:
             return failed.failure
         self._port_tries = 0
         self._ready_at = self._loop.time()
-        self.standing.step(Event.WARMED, f"{self._ready_at - began:.2f} s, context {engine.n_ctx or 'unknown'}")
+        self.status.step(Event.WARMED, f"{self._ready_at - began:.2f} s, context {engine.n_ctx or 'unknown'}")
         self._leases.add(engine.upstream)
         self._settle()
         return None
 
-    async def _mourn(self, engine: Engine, suspected: Failure | None) -> Failure | None:
-        """The engine ended by itself."""
-        failure = await engine.post_mortem(suspected)
-        wanted = self._stopping or self.standing.state is State.DRAINING
-        self.standing.step(Event.EXITED, failure.sentence)
+    async def _after_exit(self, engine: Engine, suspected: Failure | None) -> Failure | None:
+        """The engine ended by itself: why, or None if it was to end anyhow."""
+        failure = await engine.why_it_ended(suspected)
+        wanted = self._stopping or self.status.state is State.DRAINING
+        self.status.step(Event.EXITED, failure.sentence)
         return None if wanted else failure
 
-    async def _rest(self) -> None:
-        """Its engine ended while it was draining: whoever drained it knows what comes next, or has said so already."""
-        if not self._summons.done():
+    async def _wait_for_order(self) -> None:
+        """The engine ended while it was draining: whoever drained it orders what comes next, or already has."""
+        if not self._order.done():
             self._settle()
-            await asyncio.wait({self._summons})
+            await asyncio.wait({self._order})
 
-    async def _recover(self, failure: Failure) -> None:
+    async def _wait_before_restart(self, failure: Failure) -> None:
         """Wait as long as is due before the next start."""
-        self.standing.failure = failure
-        if self.standing.state is State.STOPPED:
-            self.standing.step(Event.DELAYED, failure.sentence)
-        self._summons = self._loop.create_future()
+        self.status.failure = failure
+        if self.status.state is State.STOPPED:
+            self.status.step(Event.DELAYED, failure.sentence)
+        self._order = self._loop.create_future()
         if self._is_final(failure):
-            self.standing.step(Event.GAVE_UP, failure.sentence)
+            self.status.step(Event.GAVE_UP, failure.sentence)
             self._settle()
-            await asyncio.wait({self._summons})
+            await asyncio.wait({self._order})
             self._history = History(policy=self._history.policy)
         elif failure.cause not in {Cause.PORT_TAKEN, Cause.OPERATOR}:
             delay = self._history.delay(random.random())
             logger.info("instance %s: starts again in %.1f s", self.id, delay)
-            await asyncio.wait({self._summons}, timeout=delay)
+            await asyncio.wait({self._order}, timeout=delay)
 
     def _is_final(self, failure: Failure) -> bool:
         if failure.cause is Cause.OPERATOR:
@@ -292,20 +292,20 @@ class Instance:
             return self._port_tries > OTHER_PORTS
         now = self._loop.time()
         self._history = self._history.failed(now, now - self._ready_at if self._ready_at else 0.0)
-        starved = failure.cause is Cause.OUT_OF_MEMORY and not self._ever_settled
-        return failure.cause in STAYS or starved or self._history.exhausted
+        never_fitted = failure.cause is Cause.OUT_OF_MEMORY and not self._ever_decided
+        return failure.cause in PERMANENT or never_fitted or self._history.exhausted
 
-    # Small change
+    # Details
 
     def _withdraw(self) -> int:
         return 0 if self._engine is None else self._leases.withdraw(self._engine.upstream)
 
-    def _summon(self, failure: Failure | None) -> None:
-        if not self._summons.done():
-            self._summons.set_result(failure)
+    def _order_end(self, failure: Failure | None) -> None:
+        if not self._order.done():
+            self._order.set_result(failure)
 
     def _settle(self) -> None:
-        self._ever_settled = True
+        self._ever_decided = True
         if not self._outcome.done():
             self._outcome.set_result(None)
 

@@ -2,13 +2,13 @@
 
 import re
 
-from slotproxy.instances.failures import OPENINGS, Cause, Failure
-from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.failures import CLAUSES, Cause, Failure
+from slotproxy.instances.profiles.profile import Profile
 
 LONGEST = 300  # characters of a log line quoted to the user
 
 
-class Signs:
+class LogPatterns:
     """Reads the lines of one process as they come."""
 
     def __init__(self, profile: Profile) -> None:
@@ -27,7 +27,7 @@ class Signs:
     def _look_for_fatal(self, line: str) -> None:
         for pattern, cause in self._fatal:
             if pattern.search(line) and (self.fatal is None or cause is not Cause.OTHER):
-                opening = OPENINGS.get(cause)
+                clause = CLAUSES.get(cause)
                 said = line.strip()[:LONGEST]
-                self.fatal = Failure(cause=cause, sentence=f"{opening}: {said}" if opening else said)
+                self.fatal = Failure(cause=cause, sentence=f"{clause}: {said}" if clause else said)
                 return

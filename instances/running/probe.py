@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from slotproxy.instances.profiles.catalog import Context, Idle, Ready, WarmUp
+from slotproxy.instances.profiles.profile import Context, Idle, Ready, WarmUp
 from slotproxy.instances.upstream import Upstream
 
 TIMEOUT = 5.0  # seconds for everything that is not a generation
@@ -100,7 +100,7 @@ class Probe:
         writer.transport.abort()
         return True
 
-    async def distrust(self, upstream: Upstream) -> str | None:
+    async def certificate_error(self, upstream: Upstream) -> str | None:
         """Why the certificate of a TLS server is not believed; None when it is, or when nothing can be said."""
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -150,13 +150,13 @@ class Probe:
             return True
         try:
             async with asyncio.timeout(idle.limit):
-                while not await self._let_go(upstream, idle, warm_up, body):  # noqa: ASYNC110  it has no events
+                while not await self._has_let_go(upstream, idle, warm_up, body):  # noqa: ASYNC110  it has no events
                     await asyncio.sleep(idle.every)
         except TimeoutError:
             return False
         return True
 
-    async def _let_go(self, upstream: Upstream, idle: Idle, warm_up: WarmUp, body: Any) -> bool:
+    async def _has_let_go(self, upstream: Upstream, idle: Idle, warm_up: WarmUp, body: Any) -> bool:
         if idle.kind == "slots":
             return await self._nothing_processing(upstream, idle.path)
         # Engines with a bound on waiting requests refuse one while they are busy: only an answer counts.

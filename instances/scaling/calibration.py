@@ -40,13 +40,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     at: float  # seconds since 1970
 
 
-def fingerprint(plan: Launch, settings: SupplySettings, total: Total) -> str:
+def fingerprint(launch: Launch, settings: SupplySettings, total: Total) -> str:
     """Of all that a result depends on. Looks at the model file and the engine's executable."""
     facts = {
-        "model": [str(plan.model), *_identity(plan.model)],
-        "engine": [plan.profile.name, _version(plan), plan.help_text],
-        "command": plan.command(NOWHERE),
-        "environment": plan.environment(NOWHERE, {}),
+        "model": [str(launch.model), *_identity(launch.model)],
+        "engine": [launch.profile.name, _version(launch), launch.help_text],
+        "command": launch.command(NOWHERE),
+        "environment": launch.environment(NOWHERE, {}),
         "machine": [platform.system(), platform.machine(), os.cpu_count(), total.size],
         "limit": [settings.memory_limit.within(total.size), settings.memory_metric],
         "rules": [settings.max_instances, settings.min_gain],
@@ -91,12 +91,12 @@ def _identity(path: Path) -> list[Any]:
         return []
 
 
-def _version(plan: Launch) -> list[Any]:
+def _version(launch: Launch) -> list[Any]:
     """Of the engine: its package's, or else the identity of its executable."""
-    package = plan.profile.requires or plan.profile.module
+    package = launch.profile.requires or launch.profile.module
     if package is not None:
         try:
             return [importlib.metadata.version(package.split(".")[0])]
         except importlib.metadata.PackageNotFoundError:
             pass
-    return _identity(Path(plan.program[0]).resolve())
+    return _identity(Path(launch.program[0]).resolve())

@@ -9,26 +9,26 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from slotproxy.instances.memory import machine as machines
-from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.scaling.planner import size
+from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.readings import Pressure, Reading
+from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.scaling.watermarks import reserve
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.upstream import Upstream
-from slotproxy.instances.scaling.watermarks import reserve
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 
-GLANCE_EVERY = 1.0  # seconds between looks at the machine as a whole
-READ_EVERY = 2.0  # seconds between readings of the engines, at least
+MACHINE_EVERY = 1.0  # seconds between looks at the machine as a whole
+ENGINES_EVERY = 2.0  # seconds between readings of the engines, at least
 SHARE = 0.005  # of one core that reading them may take
 STALLED = 0.10  # share of the time some task waits for memory: from here on it is too much
 SWAPPING = 16 << 20  # bytes read back from swap in a second, likewise
 FAULTING = 200  # major page faults of the engines in a second, likewise, if memory is short
 
 
-class Gauge:
+class MemoryMonitor:
     """Reads for one supply. `instances` are those that run now, the ones on their way out included."""
 
     def __init__(self, settings: SupplySettings, instances: Callable[[], Sequence[Instance]]) -> None:
@@ -38,11 +38,11 @@ class Gauge:
         self.total = self.machine.total()
         self.available = 0  # bytes
         self.pressure = Pressure()
-        self.strain = ""  # how the machine stalls, for people; "" if it does not
-        self.took = 0.0  # seconds that reading the engines took last
-        self._pressed_at = 0.0
-        self._blind = False  # the last reading failed
-        self._parts: dict[Upstream, int] = {}  # the most each engine held of its own
+        self.stall = ""  # how the machine stalls, for people; "" if it does not
+        self.reading_took = 0.0  # seconds that reading the engines took last
+        self._pressure_at = 0.0
+        self._unreadable = False  # the last reading failed
+        self._held: dict[Upstream, int] = {}  # the most each engine held of its own
         self._peaks: dict[int, int] = {}  # the most that so many instances used together
         self._expected = 0  # bytes that an engine will hold of its own, by calibration
 
@@ -52,7 +52,7 @@ class Gauge:
 
     def forget(self) -> None:
         """Other engines are going to run: what was measured does not hold for them."""
-        self._parts.clear()
+        self._held.clear()
         self._peaks.clear()
         self._expected = 0
 
@@ -74,7 +74,7 @@ class Gauge:
     @property
     def pause(self) -> float:
         """Seconds until the engines are to be read again."""
-        return max(READ_EVERY, self.took / SHARE)
+        return max(ENGINES_EVERY, self.reading_took / SHARE)
 
     def expect(self, cost: int) -> None:
         """One more instance is known to take so many bytes."""
@@ -83,35 +83,35 @@ class Gauge:
     def cost(self, running: int) -> int:
         """Bytes that one more than `running` instances is predicted to take: as much as the dearest of them."""
         steps = [self._peaks[n] - self._peaks.get(n - 1, 0) for n in self._peaks if 0 < n <= running]
-        return max(self._expected, *self._parts.values(), *([] if self._parts else steps), 0)
+        return max(self._expected, *self._held.values(), *([] if self._held else steps), 0)
 
     def peak(self, running: int) -> int:
         """Bytes that `running` instances used together at their busiest, or use now if that is more."""
         return max(self.used, self._peaks.get(running, 0))
 
-    def own(self, upstream: Upstream) -> int:
+    def held_by(self, upstream: Upstream) -> int:
         """Bytes that an engine held of its own at its busiest; 0: it was not read, or cannot be."""
-        return self._parts.get(upstream, 0)
+        return self._held.get(upstream, 0)
 
-    async def glance(self) -> None:
+    async def read_machine(self) -> None:
         """Look at the machine as a whole: quick. What cannot be read stays as it was."""
         try:
-            await self._glance()
+            await self._read_machine()
         except OSError as error:
-            if not self._blind:
+            if not self._unreadable:
                 logger.warning("memory cannot be read: %s", error)
-            self._blind = True
+            self._unreadable = True
         else:
-            self._blind = False
+            self._unreadable = False
 
-    async def _glance(self) -> None:
+    async def _read_machine(self) -> None:
         machine, readings, pids = self.machine, self._readings(), self._pids()
         self.available = await asyncio.to_thread(machine.available, readings)
         pressure = await asyncio.to_thread(machine.pressure, pids)
         now = time.monotonic()
         short = self.available < 2 * self.reserve
-        self.strain = strain(self.pressure, pressure, now - self._pressed_at, short=short) if self._pressed_at else ""
-        self.pressure, self._pressed_at = pressure, now
+        self.stall = stall(self.pressure, pressure, now - self._pressure_at, short=short) if self._pressure_at else ""
+        self.pressure, self._pressure_at = pressure, now
 
     async def read(self) -> None:
         """Read every engine, one after another, then the machine."""
@@ -129,16 +129,16 @@ class Gauge:
 
         for instance in self._instances():
             await instance.measure(timed)
-        self.took = took
+        self.reading_took = took
         self._remember()
-        await self.glance()
+        await self.read_machine()
 
-    async def suit(self) -> None:
+    async def govern_gpu_if_used(self) -> None:
         """Once the first engine has worked: govern the memory of GPUs if it uses any."""
         if self._settings.memory_metric != "auto":
             return
         try:
-            found = await asyncio.to_thread(machines.suited, self.machine, self._pids())
+            found = await asyncio.to_thread(machines.gpu_if_used, self.machine, self._pids())
             total = found.total()
         except OSError:  # a GPU that cannot be read is not governed
             return
@@ -150,12 +150,12 @@ class Gauge:
     def _remember(self) -> None:
         members = self._instances()
         present = {instance.upstream: instance for instance in members if instance.upstream is not None}
-        self._parts = {upstream: held for upstream, held in self._parts.items() if upstream in present}
+        self._held = {upstream: held for upstream, held in self._held.items() if upstream in present}
         for upstream, instance in present.items():
             held = None if instance.memory is None else self.machine.part(instance.memory)
             if held is not None:
-                self._parts[upstream] = max(held, self._parts.get(upstream, 0))
-        ready = [instance for instance in members if instance.standing.state is State.READY]
+                self._held[upstream] = max(held, self._held.get(upstream, 0))
+        ready = [instance for instance in members if instance.status.state is State.READY]
         if len(ready) == len(members):  # one that comes or goes holds something in between
             self._peaks[len(ready)] = max(self.used, self._peaks.get(len(ready), 0))
 
@@ -166,7 +166,7 @@ class Gauge:
         return [pid for instance in self._instances() if (pid := instance.member().pid) is not None]
 
 
-def strain(before: Pressure, after: Pressure, seconds: float, *, short: bool) -> str:
+def stall(before: Pressure, after: Pressure, seconds: float, *, short: bool) -> str:
     """How the system stalled between two readings; "" if it did not.
 
     Major faults count only where memory is `short`: a model that is read for the first time faults, too.

@@ -1,37 +1,18 @@
 """How many instances: whether one more fits, whether it was worth it. Pure: numbers in, decisions out."""
 
-import enum
-from dataclasses import dataclass
 from statistics import median
 
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
-_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+from slotproxy.instances.decisions import Decision, Move
+from slotproxy.instances.wording import about, article, day, instances, ordinal, size
+
 ROUNDS = 4  # comparisons with and without the newest instance until the median counts
 CLEAR_AFTER = 2  # so many that agree by twice the margin are enough
 
+REMOVING = ": removing it"
+REMOVING_NEWEST = ": removing the newest"
 
-class Move(enum.Enum):
-    """What is done about the number of instances."""
-
-    ADD = "add"
-    KEEP = "keep"  # the newest has proved itself
-    REMOVE = "remove"
-    STOP = "stop"  # no further one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """`sentence` is for people, `reason` for metrics: a word of a bounded set."""
-
-    move: Move
-    reason: str
-    sentence: str
-
-    @property
-    def start(self) -> bool:
-        """Whether one more is to be started."""
-        return self.move is Move.ADD
+Pair = tuple[float, float]
+"""Tokens per second of all instances without the newest, and with it."""
 
 
 def admit(
@@ -50,57 +31,71 @@ def admit(
 
     `used` is what the running ones cost together at their busiest, `next_cost` what one more is predicted to cost,
     `limit` the most all may cost, `available` what the machine can give without swapping, `reserve` how much of that is
-    left to other programs (all in bytes). `kind` is a word before "limit", `remedy` what could lift it. The first is
+    kept for other programs (all in bytes). `kind` is a word before "limit", `remedy` what could lift it. The first is
     always admitted: without it there is nothing to measure, and its user asked for it.
     """
     if running == 0:
         return Decision(move=Move.ADD, reason="first", sentence="the first instance is always started")
-    so_far = instances(running)
     if running >= max_instances:
-        return Decision(move=Move.STOP, reason="max-instances", sentence=f"{so_far}: that is the most that is allowed")
+        sentence = f"no {ordinal(running + 1)} instance: {running} is the most that is allowed"
+        return Decision(move=Move.STOP, reason="max-instances", sentence=sentence)
     left = max(0, limit - used)
-    need = f"{so_far}: {ordinal(running + 1)} would need {size(next_cost)}"
-    under = f"{size(left)} are left under the {size(limit)} {kind}limit"
+    under = f"{size(left)} free under the {kind}limit"
     if next_cost > left:
         ways = ["a smaller --ctx-size needs less"] * (next_cost <= 2 * left) + [remedy] * bool(remedy)
-        sentence = "; ".join([f"{need}, {under}", *ways])
-        return Decision(move=Move.STOP, reason="memory", sentence=sentence)
+        return _no_more(running, next_cost, "; ".join([f"{under} of {size(limit)}", *ways]))
     if next_cost > available - reserve:
-        free = f"{size(max(0, available))} are available on this machine (other programs hold the rest)"
-        kept = f", of which {size(reserve)} are left to them" if reserve else ""
-        return Decision(move=Move.STOP, reason="memory", sentence=f"{need}, {free}{kept}")
-    return Decision(move=Move.ADD, reason="fits", sentence=f"{need}, {under}: starting it")
+        kept = f", of which {size(reserve)} are kept for other programs" if reserve else ""
+        return _no_more(running, next_cost, f"this machine has {size(max(0, available))} available{kept}")
+    sentence = f"starting {_one_more(running)}: needs {about(next_cost)}, {under}"
+    return Decision(move=Move.ADD, reason="fits", sentence=sentence)
 
 
-def over(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
-    """Take the newest of `running` instances back when all of them at work cost more than `limit`; None: they do not.
+def _no_more(running: int, next_cost: int, why: str) -> Decision:
+    sentence = f"no {ordinal(running + 1)} instance: it would need {about(next_cost)}, {why}"
+    return Decision(move=Move.STOP, reason="memory", sentence=sentence)
+
+
+def _one_more(running: int) -> str:
+    return f"{article(running + 1)} {ordinal(running + 1)} instance"
+
+
+def over_limit(*, running: int, used: int, limit: int, kind: str = "") -> Decision | None:
+    """Remove the newest of `running` instances when all of them at work use more than `limit`; None: they do not.
 
     The only one stays, whatever it costs.
     """
     if used <= limit:
         return None
-    what = (
-        f"{instances(running)} at work use{'s' * (running == 1)} {size(used)}, more than the {size(limit)} {kind}limit"
-    )
+    what = f"{instances(running)} at work use{'s' * (running == 1)} {size(used)}, the {kind}limit is {size(limit)}"
+    return _one_less(running, "memory", what)
+
+
+def stalled(*, running: int, stall: str) -> Decision:
+    """The machine is short of memory, as `stall` says, while `running` instances work."""
+    return _one_less(running, "pressure", f"{instances(running)} at work, and {stall}")
+
+
+def _one_less(running: int, reason: str, what: str) -> Decision:
     if running == 1:
-        return Decision(move=Move.STOP, reason="memory", sentence=f"{what}; the only one is kept")
-    return Decision(move=Move.REMOVE, reason="memory", sentence=f"{what}: taking the newest out")
+        return Decision(move=Move.STOP, reason=reason, sentence=f"{what}: keeping it, as it is the only one")
+    return Decision(move=Move.REMOVE, reason=reason, sentence=f"{what}{REMOVING_NEWEST}")
 
 
-def strained(*, running: int, strain: str) -> Decision:
-    """The machine is short of memory, as `strain` says, while `running` instances work."""
-    move = Move.STOP if running == 1 else Move.REMOVE
-    ending = "the only one is kept" if running == 1 else "taking the newest out"
-    return Decision(move=move, reason="pressure", sentence=f"{instances(running)}: {strain}; {ending}")
-
-
-def starved(*, running: int, sentence: str) -> Decision:
+def out_of_memory(*, running: int, sentence: str) -> Decision:
     """The engine of the newest of `running` instances found no memory; `sentence` is what it said."""
-    text = f"{instances(running - 1)}: {ordinal(running)} did not start ({sentence}); it is not tried again"
+    text = f"no {ordinal(running)} instance, now or later: its engine found no memory ({sentence})"
     return Decision(move=Move.REMOVE, reason="engine-oom", sentence=text)
 
 
-def enough(gains: list[float], min_gain: float) -> bool:
+def known(*, running: int, reason: str, sentence: str, at: float) -> Decision:
+    """As many as an earlier start found right at `at` (seconds since 1970), and what it said then."""
+    why = sentence.removesuffix(REMOVING).removesuffix(REMOVING_NEWEST)
+    text = f"using {instances(running)}, measured {day(at)}; --recalibrate to repeat (found then: {why})"
+    return Decision(move=Move.STOP, reason=reason, sentence=text)
+
+
+def settled(gains: list[float], min_gain: float) -> bool:
     """Whether `gains`, each the rate with the newest instance divided by the one without it, settle the question."""
     wanted = 1 + min_gain
     clear = [gain >= wanted + min_gain or gain <= 1 for gain in gains]
@@ -108,25 +103,27 @@ def enough(gains: list[float], min_gain: float) -> bool:
     return len(gains) >= ROUNDS or (len(gains) >= CLEAR_AFTER and agreed and all(clear))
 
 
-def gain(rates: list[tuple[float, float]]) -> float:
-    """What the newest instance multiplies the rate of all by: the median, since a busy machine makes outliers."""
+def gain(rates: list[Pair]) -> float:
+    """The factor by which the newest raises the rate of all: the median, since a busy machine makes outliers."""
     return median(after / before for before, after in rates)
 
 
-def proved(*, running: int, rates: list[tuple[float, float]], min_gain: float) -> Decision:
-    """Keep or take out the newest of `running` instances by `rates`: tokens per second without it and with it.
+def judge_newest(*, running: int, rates: list[Pair], min_gain: float) -> Decision:
+    """Keep or remove the newest of `running` instances by `rates`: tokens per second without it and with it.
 
-    Their ratios decide: what else the machine does comes and goes, and each pair was measured together.
+    The median of the ratios decides: what else the machine does changes over time, and hits both of a pair alike.
     """
     ratio, after = gain(rates), median(after for _, after in rates)
     more = ratio - 1
-    sentence = (
-        f"{instances(running)} make {after:.1f} tokens/s together, {running - 1} made {after / ratio:.1f}: "
-        f"{abs(more) * 100:.0f} % {'more' if more >= 0 else 'less'}"
-    )
+    newest = f"{article(running)} {ordinal(running)} instance"
+    speeds = f"{after / ratio:.1f} to {after:.1f} tokens/s"
     if more >= min_gain:
+        sentence = f"{newest} adds {more * 100:.0f} % ({speeds}): keeping it"
         return Decision(move=Move.KEEP, reason="gain", sentence=sentence)
-    sentence = f"{sentence}, --min-gain is {min_gain * 100:g} %: taking the newest out"
+    effect = "adds only" if more >= 0 else "costs"
+    percent, wanted = abs(more) * 100, min_gain * 100
+    digits = 1 if round(percent) == round(wanted) else 0  # not "only 5 % ... --min-gain 5 %"
+    sentence = f"{newest} {effect} {percent:.{digits}f} % ({speeds}, --min-gain {wanted:g} %){REMOVING}"
     return Decision(move=Move.REMOVE, reason="no-gain", sentence=sentence)
 
 
@@ -135,31 +132,10 @@ def at_full_context(points: list[tuple[int, int]], ctx: int) -> int:
 
     `points` are (tokens of context filled, bytes held) after prompts of equal length, in order: buffers that the length
     of a prompt decides are then the same in all of them, and what still grows is the context. Growth under a hundredth
-    is noise, and none of it is a shrinking.
+    is noise and counts as none.
     """
     most = max(held for _, held in points)
     (first, before), (last, after) = points[0], points[-1]
     if last <= first or after - before < before / 100:
         return most
     return max(most, after + (after - before) * max(0, ctx - last) // (last - first))
-
-
-def instances(count: int) -> str:
-    return f"{count} instance{'s' * (count != 1)}"
-
-
-def ordinal(number: int) -> str:
-    """With its article: `a third`, `an eighth`, `a 21st`."""
-    if number <= len(_ORDINALS):
-        word = _ORDINALS[number - 1]
-    else:
-        word = f"{number}{'th' if number % 100 in (11, 12, 13) else _ENDINGS.get(number % 10, 'th')}"
-    return f"{'an' if word.startswith(('e', '8', '11th', '18th')) else 'a'} {word}"
-
-
-def size(count: int) -> str:
-    """Bytes as people write them: `81.2 GiB`."""
-    for unit, factor in _UNITS:
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"

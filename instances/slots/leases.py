@@ -12,10 +12,9 @@ from typing import Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.pool import NOBODY, Grant, Pool, Ticket
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 
 class UpstreamOwner(Protocol):
@@ -25,15 +24,15 @@ class UpstreamOwner(Protocol):
         """The request ended before its answer did; the owner releases the lease once the engine is idle."""
 
     def failed(self, upstream: Upstream, reason: str) -> None:
-        """A request found `upstream` dead, hung or talking nonsense; `reason` is one of relay's error kinds."""
+        """A request failed on `upstream`: it is dead, hung or sends no HTTP; `reason` is one of relay's error kinds."""
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         """An upstream that is to be observed answered: `body` of a refusal, else empty. `status` None: `body` is the
         error object of an event within a stream.
         """
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
-        """Why nobody takes a request within so many seconds, now that nobody offers a slot; None: somebody may."""
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
+        """Asked where no upstream offers a slot: why none will for so many seconds; None: one may."""
 
 
 class Lease:
@@ -69,7 +68,7 @@ class _Unowned:
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         pass
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return None
 
 
@@ -80,6 +79,7 @@ class Leases:
         self._pool = pool
         self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
+        self._slotless: frozenset[str] = frozenset()  # paths that somebody answers beside its slots
         self._refusal: Callable[[], InstanceError] | None = None
         self._waited = 0.0  # seconds, by all that got a slot
         self._errors: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class Leases:
         return self._pool.members
 
     def offers(self, exclude: Set[Hashable] = NOBODY) -> bool:
-        """Whether anybody but those in `exclude` has slots at all, leased or not."""
+        """Whether an upstream that is not in `exclude` has slots at all, leased or not."""
         return self._pool.offers(exclude)
 
     @property
@@ -113,7 +113,7 @@ class Leases:
 
     def answers_beside_slots(self, path: str) -> bool:
         """Whether somebody answers `path` without a slot."""
-        return any(path in upstream.slotless for upstream in self._pool.members)
+        return path in self._slotless
 
     @property
     def granted(self) -> int:
@@ -135,12 +135,14 @@ class Leases:
         return None if grant is None else Lease(self, grant.ticket, grant.member)
 
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
-        """Something like a lease on an upstream that answers `path` without a slot, or None: it holds nothing.
+        """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
 
         Raises the refusal in force.
         """
         if self._refusal is not None:
             raise self._refusal()
+        if path not in self._slotless:
+            return None
         for upstream in self._pool.members:
             if path in upstream.slotless and upstream not in exclude:
                 return Lease(None, 0, upstream)
@@ -150,7 +152,7 @@ class Leases:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
-        if not self._pool.offers(exclude) and (error := self.owner.in_vain(timeout)) is not None:
+        if not self._pool.offers(exclude) and (error := self.owner.why_no_slot_within(timeout)) is not None:
             raise error
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -192,6 +194,7 @@ class Leases:
         """Offer the slots of `upstream`, or only so many of them."""
         offered = upstream.slots if slots is None else slots
         self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow))
+        self._slotless |= upstream.slotless
 
     def resize(self, upstream: Upstream, slots: int) -> None:
         """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
@@ -199,7 +202,9 @@ class Leases:
 
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""
-        return self._pool.withdraw(upstream)
+        leased = self._pool.withdraw(upstream)
+        self._slotless = frozenset[str]().union(*(member.slotless for member in self._pool.members))
+        return leased
 
     async def drained(self, upstream: Upstream) -> None:
         """Return once no lease on `upstream` is out. Withdraw it first."""
@@ -207,7 +212,7 @@ class Leases:
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
     def reconfigure(self, queue_limit: int, policy: Policy) -> None:
-        """From now on by these; who waits already goes on waiting."""
+        """From now on by these; requests that wait already go on waiting."""
         self._pool.reconfigure(queue_limit, policy)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
@@ -223,7 +228,9 @@ class Leases:
         self._refusal = None
 
     def _leave(self, ticket: Ticket, upstream: Upstream) -> None:
-        self._deliver(self._pool.leave(ticket))
+        grants = self._pool.leave(ticket)
+        if grants:
+            self._deliver(grants)
         if self._drained and not self._pool.leased(upstream):
             event = self._drained.pop(upstream, None)
             if event is not None:

@@ -91,8 +91,13 @@ class Pool(Generic[M]):
         """A slot now, or None. Never overtakes a queued ticket."""
         if self._queue:
             return None
-        seat = self._pick(exclude)
-        return None if seat is None else self._grant(next(self._tickets), seat)
+        if exclude or self._overflow:
+            seat = self._pick(exclude)
+            return None if seat is None else self._grant(next(self._tickets), seat)
+        seats = [seat for seat in self._seats.values() if seat.leased < seat.slots]
+        if not seats:
+            return None
+        return self._grant(next(self._tickets), seats[0] if len(seats) == 1 else self._policy(seats))
 
     def join(self, exclude: Set[Hashable] = NOBODY) -> tuple[Ticket, list[Grant[M]]]:
         """Stand in the queue for a slot of any member not in `exclude`.
@@ -149,7 +154,7 @@ class Pool(Generic[M]):
                 del self._queue[ticket]
                 grants.append(self._grant(ticket, seat))
             elif not exclude:
-                break  # nobody behind can do better: this one takes any slot
+                break  # this one takes any slot, so there is none for those behind it either
         return grants
 
     def _pick(self, exclude: Set[Hashable]) -> Seat | None:

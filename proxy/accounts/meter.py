@@ -4,6 +4,7 @@ The cost per event is one append to a list: what came is put together now and th
 kept. Counting is done when one is dropped and at the end. The counts do not depend on where the bytes were cut.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -221,6 +222,19 @@ class Meter:
         else:
             del self._blocks[0]  # the next one begins with its end
         self._held -= size - _SEAM
+
+
+def usage_of(body: bytes) -> Usage:
+    """That of a whole body that is no stream."""
+    said = None
+    if len(body) <= _MOST:  # else to search its end costs less
+        with contextlib.suppress(msgspec.DecodeError):
+            said = _whole.decode(body).usage
+    if said is not None and (found := _from_usage(said)).is_whole:
+        return found
+    meter = Meter(stream=False)
+    meter.feed(body)
+    return meter.usage()
 
 
 def find_usage(data: bytes) -> Usage:

@@ -27,14 +27,10 @@ ROUTES = frozenset(
         *("/api/chat", "/api/generate"),
     ]
 )
+_PROMPT, _COMPLETION, _CACHED = ("prompt",), ("completion",), ("cached",)
 LAG_TOLD = 60.0  # seconds
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
-
-
-def route_of(path: str) -> str:
-    """A label for `path`: itself if engines are known to have it, else "other"."""
-    return path if path in ROUTES else "other"
 
 
 class Metrics:
@@ -42,9 +38,8 @@ class Metrics:
 
     def __init__(self, snapshot: Callable[[], Snapshot], queued: Callable[[], int]) -> None:
         phases = tuple((phase,) for phase in ("queued", "prefill", "decode"))
-        kinds = tuple((kind,) for kind in ("prompt", "completion", "cached"))
         self._requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
-        self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=kinds)
+        self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=(_PROMPT, _COMPLETION, _CACHED))
         self._cancelled = _tally("cancelled", "Requests whose client left, by phase.", "phase", start=phases)
         self._upstream_errors = _tally("upstream_errors", "Failed exchanges with engines.", "kind")
         self._retries = _tally("retries", "Requests sent again before their client saw a byte.", "reason")
@@ -80,9 +75,9 @@ class Metrics:
 
     def finished(self, outcome: Outcome) -> None:
         """One request is over."""
-        route = route_of(outcome.path)
+        route = outcome.path if outcome.path in ROUTES else "other"
         self._requests.add(route, str(outcome.status))
-        self._duration.observe(outcome.duration, route)
+        self._duration.observe(outcome.finished - outcome.started, route)
         if outcome.left is not None:
             self._cancelled.add(outcome.left)
         if outcome.instance is None:
@@ -92,13 +87,14 @@ class Metrics:
             self._first.observe(outcome.first_token - outcome.started)
             if (per_token := outcome.time_per_token) is not None:
                 self._per_token.observe(per_token)
-        usage = outcome.usage
-        if usage.prompt:
-            self._tokens.add("prompt", amount=usage.prompt)
-        if usage.completion:
-            self._tokens.add("completion", amount=usage.completion)
-        if usage.cached:
-            self._tokens.add("cached", amount=usage.cached)
+        prompt, completion, cached = outcome.usage
+        tokens = self._tokens.counts
+        if prompt:
+            tokens[_PROMPT] += prompt
+        if completion:
+            tokens[_COMPLETION] += completion
+        if cached:
+            tokens[_CACHED] += cached
 
     def upstream_failed(self, kind: str) -> None:
         self._upstream_errors.add(kind)
@@ -221,8 +217,8 @@ def _decisions(snapshot: Snapshot) -> Metric:
     family = CounterMetricFamily(
         "slotproxy_scale_decisions", "Decisions about the number of instances.", labels=["decision", "reason"]
     )
-    for labels, count in snapshot.decision_counts.items():
-        family.add_metric(labels, count)
+    for counted in snapshot.decision_counts:
+        family.add_metric([counted.decision.value, counted.reason], counted.count)
     return family
 
 

@@ -1,30 +1,33 @@
 """What became of one request, for the metrics and the request log. Pure."""
 
-from dataclasses import dataclass
-
 from slotproxy.proxy.accounts.meter import NOTHING, Usage
 
 
-@dataclass(slots=True)
 class Outcome:
-    """Filled in while the request goes its way. Times are of the event loop's clock, durations in seconds."""
+    """Filled in while the request goes its way. Times are of the event loop's clock, durations in seconds.
 
-    request_id: str
-    method: str
-    client: str  # its address
-    started: float
-    path: str = ""
-    finished: float = 0.0
-    status: int = 499  # nginx's code for a client that left; replaced as soon as there is an answer
+    What is not known yet stands in the class: most requests never learn it, and one is made for each.
+    """
+
+    finished = 0.0
+    status = 499  # nginx's code for a client that left; replaced as soon as there is an answer
     error: str | None = None  # code of the refusal, also when the status was out already
     instance: str | None = None
-    queued: bool = False
-    queue_wait: float = 0.0
-    first_token: float = 0.0
-    last_byte: float = 0.0
-    size: int = 0  # bytes of the body
+    queued = False
+    queue_wait = 0.0
+    first_token = 0.0
+    last_byte = 0.0
+    size = 0  # bytes of the body
     usage: Usage = NOTHING
     left: str | None = None  # the phase in which the client left: queued, prefill, decode
+
+    def __init__(self, request_id: str, method: str, client: str, started: float, path: str = "") -> None:
+        """`client`: its address."""
+        self.request_id = request_id
+        self.method = method
+        self.client = client
+        self.started = started
+        self.path = path
 
     def client_left(self) -> None:
         self.left = "queued" if self.queued else "decode" if self.size else "prefill"

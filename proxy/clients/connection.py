@@ -23,7 +23,6 @@ from slotproxy.proxy.errors import (
     malformed,
     no_room_for_bodies,
     too_large,
-    unknown_expectation,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +70,8 @@ class Exchange(Protocol):
     def body_limit(self) -> int:
         """Bytes its body may have."""
 
-    def admit(self) -> None:
-        """Its head is here: refuse it now, or let its body come."""
+    def admit(self, *, whole: bool) -> None:
+        """Its head is here: refuse it now, or let its body come. `whole`: that is here, too."""
 
     def serve(self, body: bytes) -> None:
         """All of its body is here."""
@@ -156,7 +155,6 @@ class ClientConnection(asyncio.Protocol):
         self.transport = None
         self._stop_timer()
         self._front.lost(self)
-        self._head.close()
         self._held = b""
         exchange, self._exchange = self._exchange, None
         self.let_body_go()
@@ -216,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
 
     def let_body_go(self) -> None:
         """The body of the request is needed no longer."""
-        self._front.charge(-self._charged)
+        self._front.bodies_held -= self._charged
         self._charged = 0
 
     def close(self) -> None:
@@ -314,41 +312,46 @@ class ClientConnection(asyncio.Protocol):
             self._front.handler.malformed(self, refusal)
             return None
         if rest is None:
-            if not begun:
+            if not begun and self._head.begun:
                 self._deadline = monotonic() + HEAD
             return None
         head = self._head.head
         assert head is not None
         self._deadline = math.inf
         exchange = self._exchange = self._front.handler.begin(head, self)
-        if not head.has_body:
-            exchange.admit()
-            if self._exchange is exchange:
-                exchange.serve(b"")
-            return rest
+        length = head.length
+        if len(rest) >= length and not head.chunked:  # all of it is here
+            exchange.admit(whole=True)
+            if self._exchange is not exchange:
+                return rest[length:]
+            if len(rest) == length:
+                self._serve(exchange, rest)
+                return None
+            self._serve(exchange, rest[:length])
+            return rest[length:]
         self._size = 0
         if head.chunked:
             self._reading = Reading.CHUNKED
             self._chunks = ChunkedBody()
         else:
             self._reading = Reading.LENGTH
-            self._missing = head.length
-        exchange.admit()
+            self._missing = length
+        exchange.admit(whole=False)
         if self._exchange is exchange:
-            self._expect_body(exchange, head, more=not rest)
+            if not rest and b"expect" in head.named and head.http11 and self.transport is not None:
+                self.transport.write(CONTINUE)
+            self._body_began = monotonic()
+            self._deadline = self._body_began + SILENCE
         return rest
 
-    def _expect_body(self, exchange: Exchange, head: RequestHead, *, more: bool) -> None:
-        """`more`: none of it came with the head."""
-        expected = head.named.get(b"expect")
-        if expected is not None and head.http11:
-            if expected.lower() != b"100-continue":
-                exchange.refuse(unknown_expectation(expected.decode("latin-1")))
-                return
-            if more and self.transport is not None:
-                self.transport.write(CONTINUE)
-        self._body_began = monotonic()
-        self._deadline = self._body_began + SILENCE
+    def _serve(self, exchange: Exchange, body: bytes) -> None:
+        front, size = self._front, len(body)
+        if front.bodies_held + size > front.body_budget:
+            exchange.refuse(no_room_for_bodies(front.body_budget))
+            return
+        front.bodies_held += size
+        self._charged = size
+        exchange.serve(body)
 
     def _read_body(self, data: bytes) -> bytes | None:
         exchange, missing = self._exchange, self._missing
@@ -357,17 +360,10 @@ class ClientConnection(asyncio.Protocol):
             if exchange is not None:
                 self._collect(exchange, data)
             return None
-        rest = data[missing:]
-        self._reading = Reading.HEAD
         if exchange is not None:
-            body = data[:missing] if rest else data
-            if self._pieces:
-                self._collect(exchange, body)
-                body = b"".join(self._pieces)
-            self._whole(body)
-        else:
-            self._unwanted()
-        return rest
+            self._collect(exchange, data[:missing])
+        self._whole()
+        return data[missing:]
 
     def _read_chunks(self, data: bytes) -> bytes | None:
         chunks, exchange = self._chunks, self._exchange
@@ -388,11 +384,7 @@ class ClientConnection(asyncio.Protocol):
         if rest is None:
             return None
         self._chunks = None
-        self._reading = Reading.HEAD
-        if exchange is not None:
-            self._whole(b"".join(self._pieces))
-        else:
-            self._unwanted()
+        self._whole()
         return rest
 
     def _collect(self, exchange: Exchange, piece: bytes) -> None:
@@ -402,31 +394,28 @@ class ClientConnection(asyncio.Protocol):
         self._size += len(piece)
         if self._size > exchange.body_limit:
             exchange.refuse(too_large(exchange.body_limit))
-        elif not self._front.charge(len(piece)):
+        elif self._front.bodies_held + len(piece) > self._front.body_budget:
             exchange.refuse(no_room_for_bodies(self._front.body_budget))
         else:
+            self._front.bodies_held += len(piece)
             self._charged += len(piece)
             self._pieces.append(piece)
             self._deadline = min(monotonic() + SILENCE, self._body_began + LONGEST)
 
-    def _whole(self, body: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None:
+    def _whole(self) -> None:
+        """The body is over."""
+        if self._closing:
             return
+        self._reading = Reading.HEAD
+        exchange = self._exchange
+        if exchange is None:  # its request was refused: the next one may come
+            self._stop_timer()
+            self._deadline = monotonic() + IDLE
+            return
+        body = b"".join(self._pieces)
         self._pieces = []
         self._deadline = math.inf
-        if not self._charged:  # it came with its head, or in one piece
-            self._charged = len(body)
-            if not self._front.charge(len(body)):
-                self._charged = 0
-                exchange.refuse(no_room_for_bodies(self._front.body_budget))
-                return
         exchange.serve(body)
-
-    def _unwanted(self) -> None:
-        """The body of a request that was refused is over: the next request may come."""
-        self._stop_timer()
-        self._deadline = monotonic() + IDLE
 
     # the end
 

@@ -43,7 +43,7 @@ class Front:
         self.body_budget = body_budget
         self.closing = False  # no connection is kept after its answer
         self._most = most
-        self._bodies = 0  # bytes of them that are held
+        self.bodies_held = 0  # bytes of request bodies that are held now; connections keep it
         self._connections: set[ClientConnection] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -84,23 +84,10 @@ class Front:
         if not self._connections:
             self._empty.set()
 
-    def charge(self, size: int) -> bool:
-        """Bodies hold `size` bytes more, or less; False: they may not, and do not."""
-        held = self._bodies + size
-        if size > 0 and held > self.body_budget:
-            return False
-        self._bodies = held
-        return True
-
     @property
     def connections(self) -> frozenset[ClientConnection]:
         """Those that are open, or close."""
         return frozenset(self._connections)
-
-    @property
-    def bodies_held(self) -> int:
-        """Bytes of request bodies that are held now."""
-        return self._bodies
 
     # the end
 

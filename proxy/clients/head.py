@@ -1,88 +1,154 @@
-"""The head of a client's request: read by httptools, held to limits of our own. Pure.
+"""The head of a client's request: judged by httptools, held to limits of our own, and taken apart here. Pure.
 
 A `HeadReader` gives httptools the bytes of exactly one head, up to the empty line and no further, and has a parser for
 each head of its own. So nothing of one message, a trailer least of all, can show up in the next, and the body and what
-follows it are never the parser's to judge. What httptools leaves out is checked here: the name of the protocol, the
-size of lines and heads, the number of fields, and which framing of a body is understood (RFC 9112 section 6.3).
+follows it are never the parser's to judge. httptools says whether the bytes are valid; what they say is then read line
+by line, which is exact, since in a valid head every line ends with CRLF and none is folded. What httptools leaves out
+is checked here: the protocol and its version, the size of lines and heads, the number of fields, and which framing of a
+body is understood (RFC 9112 section 6.3).
 """
+
+import re
 
 import httptools
 
-from slotproxy.proxy.errors import Refusal, head_too_large, malformed, not_implemented
-from slotproxy.proxy.headers import Field
+from slotproxy.proxy.errors import head_too_large, malformed, not_implemented
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
-MAX_HEAD = 64 * 1024  # bytes of a head, its empty line and blank lines before it included
+MAX_HEAD = 64 * 1024  # bytes of a head, its empty line included
 MAX_FIELDS = 100
 _END = b"\r\n\r\n"
 _KEPT_NAMES, _KEPT_NAME = 1024, 64  # names whose meaning is remembered, and the bytes of the longest that is
-_VERSIONS = {"1.1": True, "1.0": False}
-_LOOKED_AT = frozenset(
+_KEPT_HEAD = 4096  # bytes of the largest head that is recognised when it comes again
+_DIGITS = 15  # of a body's length in such a head
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,%d})\r\n" % _DIGITS)
+_VERSIONS = {b"HTTP/1.1": True, b"HTTP/1.0": False}
+_READ_HERE = frozenset(
     b"host origin authorization x-api-key x-request-id connection content-length transfer-encoding content-type "
     b"content-encoding expect access-control-request-method access-control-request-headers".split()
 )
+_FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
+_NO_NAMES: frozenset[bytes] = frozenset()
+
+SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS | frozenset({b"x-conversation-id"})
+"""Lower-case names of the fields that are read here, or that some engine must not get; all others pass to every one."""
 
 
-class _Names(dict[bytes, bytes]):
-    """The lower case of each name that is looked at here, by how clients write it; empty: it only passes."""
+class _Meanings(dict[bytes, bytes]):
+    """By a field's name as a client writes it: the lower case of a special one, empty for one that passes."""
 
-    def __missing__(self, name: bytes) -> bytes:
+    def of(self, name: bytes) -> bytes:
         lower = name.lower()
-        known = lower if lower in _LOOKED_AT else b""
+        meaning = lower if lower in SPECIAL else b""
         if len(name) <= _KEPT_NAME:
             if len(self) >= _KEPT_NAMES:
                 self.clear()
-            self[name] = known
-        return known
+            self[name] = meaning
+        return meaning
 
 
-_names = _Names()
+_meanings = _Meanings()
 
 
 class RequestHead:
     """One request's start line and fields, checked as far as HTTP goes."""
 
-    __slots__ = ("chunked", "fields", "http11", "keep_alive", "length", "method", "named", "path", "target")
+    __slots__ = (
+        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path", "special",
+        "target", "written",
+    )  # fmt: skip
 
-    def __init__(
-        self, method: str, target: bytes, fields: list[Field], named: dict[bytes, bytes], *, http11: bool, keep: bool
-    ) -> None:
-        self.method = method
+    def __init__(self, method: bytes, target: bytes, *, http11: bool) -> None:
+        self.method = method.decode()
         self.take_target(target)
-        self.fields = fields  # all of them, as they came
-        self.named = named  # the values of those that are looked at, by lower-case names; of several the first
         self.http11 = http11
-        self.keep_alive = keep  # the client wants to go on with this connection
+        self.keep_alive = http11  # the client wants to go on with this connection
+        self.has_length = False  # there was a Content-Length
         self.length = 0  # bytes of the body, where it is not chunked
         self.chunked = False
+        self.lines: list[bytes] = []  # of the fields that pass to every engine, as they came
+        self.special: list[tuple[bytes, bytes]] = []  # of the others: lower-case name, and the line as it came
+        self.named: dict[bytes, bytes] = {}  # values of the special ones; of several the first
+        self.nominated = _NO_NAMES  # by `Connection`, lower case: fields for this connection alone
+        self.written: dict[object, bytes] = {}  # by who wrote it: what became of it for an engine
 
     def __repr__(self) -> str:
-        return f"<RequestHead {self.method} {self.path}, {len(self.fields)} fields>"  # no value: some are credentials
+        return f"<RequestHead {self.method} {self.path}>"  # no field: some are credentials
 
     def take_target(self, target: bytes) -> None:
         """`target` is the request's, from now on."""
         self.target = target
-        self.path = target.partition(b"?")[0].decode("latin-1")
+        self.path = (target.partition(b"?")[0] if b"?" in target else target).decode("latin-1")
+
+    def of_length(self, length: int) -> "RequestHead":
+        """The same head, but for the length of its body."""
+        head = RequestHead.__new__(RequestHead)
+        for name in RequestHead.__slots__:
+            setattr(head, name, getattr(self, name))
+        head.length = length
+        return head
 
     @property
     def has_body(self) -> bool:
         return self.chunked or self.length > 0
 
     def text(self, name: bytes) -> str | None:
-        """The value of a field that is looked at."""
+        """The value of a special field."""
         value = self.named.get(name)
         return None if value is None else value.decode("latin-1")
+
+
+class LastHead:
+    """The head a connection began its latest request with. The same bytes say the same again, and need not be judged
+    and taken apart again; only the number after Content-Length may be another.
+    """
+
+    __slots__ = ("_after", "_before", "_head")
+
+    def __init__(self, before: bytes, after: bytes | None, head: RequestHead) -> None:
+        self._before = before  # all bytes up to that number
+        self._after = after  # and those behind it; None: there is none
+        self._head = head
+
+    @classmethod
+    def of(cls, raw: bytes, head: RequestHead) -> "LastHead | None":
+        """None: it is not worth it, or the number is not written plainly."""
+        if len(raw) > _KEPT_HEAD or head.chunked or not head.target.startswith(b"/"):
+            return None
+        if not head.has_length:
+            return cls(raw, None, head)
+        length = _LENGTH.search(raw)
+        return None if length is None else cls(raw[: length.start(1)], raw[length.end(1) :], head)
+
+    def again(self, data: bytes) -> tuple[RequestHead, bytes] | None:
+        """The head with which `data` begins, and what follows it, if it is this one."""
+        before, after, head = self._before, self._after, self._head
+        if not data.startswith(before):
+            return None
+        end = len(before)
+        if after is not None:
+            stop = data.find(b"\r", end)
+            digits = data[end:stop]
+            if not (data.startswith(after, stop) and digits.isdigit() and len(digits) <= _DIGITS):
+                return None
+            end = stop + len(after)
+            length = int(digits)
+            if length != head.length:
+                head = self._head = head.of_length(length)
+        return head, data[end:]
 
 
 class HeadReader:
     """Takes the bytes of a connection until a head is whole, once for each request."""
 
-    __slots__ = ("_fields", "_keep", "_parser", "_seen", "_size", "_start", "_url", "_whole", "head")
+    __slots__ = ("_came", "_last", "_parser", "head")
 
     def __init__(self) -> None:
         self.head: RequestHead | None = None
+        self._last: LastHead | None = None
         self._parser: httptools.HttpRequestParser | None = None
-        self._seen = self._start = b""
+        self._came = b""  # of a head that comes in several pieces
 
     @property
     def begun(self) -> bool:
@@ -94,116 +160,109 @@ class HeadReader:
 
         Raises Refusal; nothing can be read after it.
         """
-        parser = self._parser
-        if parser is None:
-            parser = self._begin()
-        while True:
-            seen = self._seen  # the last bytes of before: the end of a head may have been cut
-            end = (seen + data if seen else data).find(_END)
-            if end < 0:
-                self._feed(parser, data)
-                self._seen = (seen + data)[-len(_END) + 1 :]
-                return None
-            end += len(_END) - len(seen)
-            self._feed(parser, data if end == len(data) else data[:end])
-            if self._whole:
-                self.head = self._made(parser)
-                self._parser = None
-                return data[end:]
-            self._seen, data = b"", data[end:]  # only blank lines so far
+        came = self._came
+        if not came:
+            if self._last is not None and (again := self._last.again(data)) is not None:
+                self.head, rest = again
+                return rest
+            if data[0] in b"\r\n":  # blank lines before a request mean nothing (RFC 9112 section 2.2)
+                data = data.lstrip(b"\r\n")
+                if not data:
+                    return None
+            self._parser = httptools.HttpRequestParser(self)
+            self._parser.set_dangerous_leniencies(lenient_transfer_encoding=True)  # `_frame` is the stricter judge
+        before = came[1 - len(_END) :]  # the end may have been cut
+        found = (before + data).find(_END)
+        if found < 0:
+            self._judge(data)
+            self._came = came + data
+            return None
+        end = found + len(_END) - len(before)
+        last = data if end == len(data) else data[:end]
+        self._judge(last)
+        raw = came + last
+        self.head = _read(raw)
+        self._last = LastHead.of(raw, self.head)
+        self._parser, self._came = None, b""
+        return data[end:]
 
-    def close(self) -> None:
-        """No head will come."""
-        self._parser = self.head = None
-
-    def _begin(self) -> httptools.HttpRequestParser:
-        parser = self._parser = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_transfer_encoding=True)  # `_made` is the stricter judge of it
-        self._url = self._seen = self._start = b""
-        self._fields: list[Field] = []
-        self._size = 0
-        self._whole = False
-        return parser
-
-    def _feed(self, parser: httptools.HttpRequestParser, data: bytes) -> None:
-        self._size += len(data)
-        if not self._start.endswith(b"\n"):
-            self._look_at_protocol(data)
+    def _judge(self, data: bytes) -> None:
+        """Raises Refusal."""
+        assert self._parser is not None
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # an offer, which is not taken: the request is one like others
-        except httptools.HttpParserCallbackError as error:
-            raise (error.__context__ if isinstance(error.__context__, Refusal) else malformed(_said(error))) from None
-        except httptools.HttpParserError as error:
-            raise malformed(_said(error)) from None
-        if self._size > MAX_HEAD:
+        except httptools.HttpParserError as error:  # what it says repeats nothing of what the client sent
+            raise malformed(f"The request is not valid HTTP: {str(error)[:200] or 'unreadable'}.") from None
+        if len(self._came) + len(data) > MAX_HEAD:
             raise head_too_large(f"The head of the request is larger than {MAX_HEAD} bytes.")
 
-    def _look_at_protocol(self, data: bytes) -> None:
-        """httptools takes RTSP and ICE for HTTP."""
-        line, newline, _ = (self._start + data).lstrip(b"\r\n").partition(b"\n")
-        self._start = line[:MAX_LINE] + newline
-        if newline and b" HTTP/" not in line:
-            raise malformed("The request is not valid HTTP: its first line names no version of HTTP.")
 
-    def _made(self, parser: httptools.HttpRequestParser) -> RequestHead:
-        http11 = _VERSIONS.get(parser.get_http_version())
-        if http11 is None:
-            raise malformed("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
-        named: dict[bytes, bytes] = {}
-        for name, value in self._fields:
-            known = _names[name]
-            if known:
-                if known in named and known in _ONCE:
-                    raise malformed(f"The header field {known.decode()} is there twice.")
-                named.setdefault(known, value.strip(b" \t"))
-        head = RequestHead(
-            parser.get_method().decode(), self._url, self._fields, named, http11=http11, keep=self._keep
-        )
-        length, coding = named.get(b"content-length"), named.get(b"transfer-encoding")
-        if coding is not None:
-            _check_coding(coding, length, http11=http11)
-            head.chunked = True
-        elif length is not None:
+def _read(raw: bytes) -> RequestHead:
+    """What a valid head says. Raises Refusal for what it may not."""
+    lines = raw.split(b"\r\n")  # the last two are empty
+    if len(lines) - 3 > MAX_FIELDS:
+        raise head_too_large(f"The request has more than {MAX_FIELDS} header fields.")
+    if len(raw) > MAX_LINE:
+        _check_lines(lines)
+    method, _, rest = lines[0].partition(b" ")
+    target, _, version = rest.partition(b" ")
+    http11 = _VERSIONS.get(version)
+    if http11 is None:
+        raise malformed("The request is not valid HTTP: its first line does not end with HTTP/1.1 or HTTP/1.0.")
+    head = RequestHead(method, target, http11=http11)
+    passing, special, named = head.lines, head.special, head.named
+    known = _meanings.get
+    for line in lines[1:-2]:
+        name, _, value = line.partition(b":")
+        meaning = known(name)
+        if meaning is None:
+            meaning = _meanings.of(name)
+        if not meaning:
+            passing.append(line)
+            continue
+        if meaning not in _FOR_US:
+            special.append((meaning, line))
+        if meaning not in named:
+            named[meaning] = value.strip(b" \t")
+        elif meaning in _FOR_US:
+            raise malformed(f"The header field {meaning.decode()} is there twice.")
+    wish = named.get(b"connection")
+    if wish is not None and not (http11 and wish == b"keep-alive"):
+        _connect(head)
+    _frame(head)
+    return head
+
+
+def _check_lines(lines: list[bytes]) -> None:
+    if len(lines[0]) > MAX_LINE:
+        raise head_too_large(f"The request line is longer than {MAX_LINE} bytes.", status=414)
+    if max(map(len, lines)) > MAX_LINE:
+        raise head_too_large(f"A header field is longer than {MAX_LINE} bytes.")
+
+
+def _connect(head: RequestHead) -> None:
+    """What the client wants of its connection."""
+    values = [line.partition(b":")[2] for name, line in head.special if name == b"connection"]
+    tokens = {token.strip(b" \t").lower() for value in values for token in value.split(b",")}
+    head.keep_alive = b"close" not in tokens and (head.http11 or b"keep-alive" in tokens)
+    head.nominated = frozenset(tokens - {b"", b"close", b"keep-alive"})
+
+
+def _frame(head: RequestHead) -> None:
+    """How long the body is. Raises Refusal unless proxy and engine must read it alike."""
+    length, coding = head.named.pop(b"content-length", None), head.named.get(b"transfer-encoding")
+    if coding is None:
+        if length is not None:
+            head.has_length = True
             head.length = int(length)  # httptools lets only digits pass
-        return head
-
-    # httptools callbacks
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-        if len(self._url) > MAX_LINE:
-            raise head_too_large(f"The request line is longer than {MAX_LINE} bytes.", status=414)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        fields = self._fields
-        fields.append((name, value))
-        if len(name) + len(value) > MAX_LINE:
-            raise head_too_large(f"A header field is longer than {MAX_LINE} bytes.")
-        if len(fields) > MAX_FIELDS:
-            raise head_too_large(f"The request has more than {MAX_FIELDS} header fields.")
-
-    def on_headers_complete(self) -> None:
-        assert self._parser is not None
-        self._keep = self._parser.should_keep_alive()  # once a message is over, it tells of the next
-        self._whole = True
-
-
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
-
-
-def _check_coding(coding: bytes, length: bytes | None, *, http11: bool) -> None:
-    """Raises Refusal unless `coding` is the one framing that proxy and engine cannot read in two ways."""
-    if length is not None or not http11:
+        return
+    if length is not None or not head.http11:
         raise malformed("The framing of the request is ambiguous.")
-    if coding.lower() != b"chunked":
-        last = coding.lower().rpartition(b",")[2].strip(b" \t")
-        if last == b"chunked":
+    coding = coding.lower()
+    if coding != b"chunked":
+        if coding.rpartition(b",")[2].strip(b" \t") == b"chunked":
             raise not_implemented("Of transfer codings only chunked is understood here.")
         raise malformed("The request has a transfer coding that is not chunked.")
-
-
-def _said(error: Exception) -> str:
-    """What httptools says, in a sentence that repeats nothing of what the client sent."""
-    return f"The request is not valid HTTP: {str(error)[:200] or 'unreadable'}."
+    head.chunked = True

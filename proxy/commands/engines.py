@@ -14,10 +14,10 @@ from slotproxy.instances.errors import ModelError
 from slotproxy.instances.models import demo, model
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.processes.statedir import StateDir
-from slotproxy.instances.profiles import catalog, context, detection, launch
-from slotproxy.instances.profiles.catalog import Profile
+from slotproxy.instances.profiles import catalog, context, detection, launch, own_arguments, selection
 from slotproxy.instances.profiles.detection import Detection
 from slotproxy.instances.profiles.launch import Launch, Place
+from slotproxy.instances.profiles.profile import Profile
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings
 
@@ -35,7 +35,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
     if engine is None:
         return _list(as_json=as_json)
     profile = catalog.load(engine)
-    launch.check_arguments(profile, settings.engine_args)
+    own_arguments.check(profile, settings.engine_args)
     found = asyncio.run(detection.detect(profile, settings.engine_bin))
     plan = _plan(settings, profile, found)
     place = Place.find(profile, StateDir(settings.state_dir).instance(0))
@@ -64,7 +64,7 @@ def _list(*, as_json: bool) -> int:
 
 
 def _row(profile: Profile) -> dict[str, Any]:
-    missing = launch.missing(profile)
+    missing = selection.missing(profile)
     return {
         "name": profile.name,
         "summary": profile.summary,
@@ -80,7 +80,7 @@ def _row(profile: Profile) -> dict[str, Any]:
 
 def _columns(profile: Profile) -> tuple[str, ...]:
     kinds = " or ".join(KINDS.get(kind, kind) for kind in profile.models)
-    installed = "yes" if launch.missing(profile) is None else "no"
+    installed = "yes" if selection.missing(profile) is None else "no"
     context = f"{profile.ctx} tokens"
     return (
         profile.name,
@@ -156,7 +156,7 @@ def _show(found: Detection, plan: Launch, place: Place) -> None:
     for name, value in _set(plan, place).items():
         page.exact(shlex.join([f"{name}={value}"]))
     kept = f" (except {', '.join(profile.keep)})" if profile.keep else ""
-    page.line(f"without {', '.join(f'{prefix}*' for prefix in launch.scrubbed(profile))}{kept}")
+    page.line(f"without {', '.join(f'{prefix}*' for prefix in profile.hidden_prefixes)}{kept}")
     page.line()
     page.line("The profile:", style="bold")
     for key, value in _flat(msgspec.to_builtins(profile)):
@@ -171,7 +171,7 @@ def _what(found: Detection, profile: Profile) -> Iterator[tuple[str, str]]:
     yield "models", " or ".join(KINDS.get(kind, kind) for kind in profile.models)
     note = f": {profile.memory.note}" if profile.memory.note else ""
     yield "shares memory", _yes(profile.memory.shared) + note
-    yield "batches", _batches(profile) + (": better than several instances" if profile.sole else "")
+    yield "batches", _batches(profile) + (": better than several instances" if profile.better_in_one_process else "")
     yield (
         "context",
         f"{profile.ctx} tokens, unless --ctx-size says otherwise: {profile.context.note or 'for each slot'}",

@@ -7,10 +7,10 @@ from typing import Any
 
 from slotproxy.instances.forecast import plan
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
-from slotproxy.instances.forecast.plan import RULE, Outlook
+from slotproxy.instances.forecast.plan import RULE, Forecast
 from slotproxy.instances.models import demo, model
-from slotproxy.instances.profiles import launch
-from slotproxy.instances.scaling.planner import size
+from slotproxy.instances.profiles import selection
+from slotproxy.instances.wording import size
 from slotproxy.proxy.commands.terminal import Page, print_json
 from slotproxy.proxy.options.config import DEMO, Settings
 
@@ -23,8 +23,8 @@ def run(settings: Settings, *, as_json: bool) -> int:
     if not settings.local:
         return _elsewhere(settings, as_json=as_json)
     path = demo.fetch() if settings.model == DEMO else settings.model_path
-    facts = model.check(path, names=launch.takes_names(settings.engine))
-    found = asyncio.run(plan.look(settings.supply(path), facts))
+    facts = model.check(path, names=selection.takes_names(settings.engine))
+    found = asyncio.run(plan.forecast(settings.supply(path), facts))
     if as_json:
         print_json(document(found, settings))
     else:
@@ -32,7 +32,7 @@ def run(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-def document(found: Outlook, settings: Settings) -> dict[str, Any]:
+def document(found: Forecast, settings: Settings) -> dict[str, Any]:
     """The plan for programs. Sizes are bytes, contexts tokens; null: not known."""
     facts, estimate = found.facts, found.estimate
     slots = evaluate_parallel_slots(found.expected, found.ctx * found.expected, maximum=found.max_instances)
@@ -89,7 +89,7 @@ def document(found: Outlook, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _measured(found: Outlook) -> dict[str, Any] | None:
+def _measured(found: Forecast) -> dict[str, Any] | None:
     known = found.measured
     if known is None:
         return None
@@ -113,7 +113,7 @@ def _when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _show(found: Outlook, settings: Settings) -> None:
+def _show(found: Forecast, settings: Settings) -> None:
     page = Page()
     page.table(_what(found, settings))
     page.line()
@@ -130,7 +130,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     page.show()
 
 
-def _what(found: Outlook, settings: Settings) -> Iterator[tuple[str, str]]:
+def _what(found: Forecast, settings: Settings) -> Iterator[tuple[str, str]]:
     facts = found.facts
     trained = f"trained for {facts.context} tokens of context" if facts.context else ""
     length = size(facts.size) if facts.size else ""
@@ -145,7 +145,7 @@ def _what(found: Outlook, settings: Settings) -> Iterator[tuple[str, str]]:
         yield "beside", ", ".join(_urls(settings))
 
 
-def _numbers(found: Outlook) -> Iterator[tuple[str, str, str]]:
+def _numbers(found: Forecast) -> Iterator[tuple[str, str, str]]:
     """Rows of name, estimate and measurement."""
     estimate, known = found.estimate, found.measured
     longer = "" if found.profile.takes_ctx else ", more if a conversation is longer"

@@ -4,9 +4,7 @@ An engine heads every short answer with the same lines, but for the number after
 them good, the same bytes with another number mean the same, and need not be parsed again.
 """
 
-from typing import NamedTuple
-
-from slotproxy.proxy.headers import Field
+from slotproxy.proxy.headers import EngineHead, Field, engine_head
 
 KNOWN = 64  # heads that are remembered
 LONGEST = 2048  # bytes of one
@@ -15,12 +13,24 @@ _LENGTHS = (b"\nContent-Length: ", b"\ncontent-length: ")
 _DIGITS = 15
 
 
-class Head(NamedTuple):
-    """As exchange.Sink.head takes it, without the length."""
+class Head:
+    """The final head of an answer, without what frames its body."""
 
-    status: int
-    reason: bytes
-    fields: tuple[Field, ...]
+    __slots__ = ("_wire", "fields", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, fields: tuple[Field, ...]) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self._wire: EngineHead | None = None
+
+    @property
+    def wire(self) -> EngineHead:
+        """What of it passes to a client. Raises ValueError for what must not."""
+        wire = self._wire
+        if wire is None:
+            wire = self._wire = engine_head(self.status, self.reason, self.fields)
+        return wire
 
 
 class KnownHeads:
@@ -28,25 +38,40 @@ class KnownHeads:
 
     def __init__(self) -> None:
         self._heads: dict[bytes, Head] = {}
+        self._before, self._after = b"\0", b""  # of the head that came last: the bytes up to its length, and behind it
+        self._latest = Head(0, b"", ())
 
     def __len__(self) -> int:
         return len(self._heads)
 
     def recognise(self, segment: bytes) -> tuple[Head, bytes] | None:
         """Head and body, if `segment` is exactly one answer with a head that was added."""
+        if segment.startswith(self._before):
+            start = len(self._before)
+            stop = segment.find(b"\r", start)
+            if segment.startswith(self._after, stop):
+                body = segment[stop + len(self._after) :]
+                if segment[start:stop] == b"%d" % len(body):
+                    return self._latest, body
         parts = _parts(segment)
         if parts is None:
             return None
-        lines, length, begin = parts
-        head = self._heads.get(lines)
-        return None if head is None or len(segment) - begin != length else (head, segment[begin:])
+        before, after, length = parts
+        begin = len(before) + len(b"%d" % length) + len(after)
+        head = self._heads.get(before + after)
+        if head is None or len(segment) - begin != length:
+            return None
+        self._before, self._after, self._latest = before, after, head
+        return head, segment[begin:]
 
     def add(self, segment: bytes, head: Head) -> None:
         """`segment` is one answer, and a parser found `head` in it, one Content-Length and no other framing."""
         parts = _parts(segment)
         if parts is None:
             return
-        lines, length, begin = parts
+        before, after, length = parts
+        lines = before + after
+        begin = len(lines) + len(b"%d" % length)
         is_one = len(segment) - begin == length and lines.startswith(b"HTTP/1.1 %d " % head.status)
         if is_one and len(lines) <= LONGEST and _is_plain(lines):
             if len(self._heads) >= KNOWN:
@@ -61,8 +86,8 @@ def _is_plain(lines: bytes) -> bool:
     return lines.count(b"\n") == lines.count(b"\r") == lines.count(b"\r\n")
 
 
-def _parts(segment: bytes) -> tuple[bytes, int, int] | None:
-    """The head without the number after Content-Length, this number, and where what follows the head begins."""
+def _parts(segment: bytes) -> tuple[bytes, bytes, int] | None:
+    """The head up to the number after Content-Length and from there on, the empty line included; and this number."""
     end = segment.find(_END)
     if end < 0:
         return None
@@ -75,6 +100,6 @@ def _parts(segment: bytes) -> tuple[bytes, int, int] | None:
     start += len(name)
     stop = segment.find(b"\r", start)
     digits = segment[start:stop]
-    if len(digits) > _DIGITS or not digits.isdigit():
+    if len(digits) > _DIGITS or not digits.isdigit() or (len(digits) > 1 and digits.startswith(b"0")):
         return None
-    return segment[:start] + segment[stop:end], int(digits), end + len(_END)
+    return segment[:start], segment[stop : end + len(_END)], int(digits)

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from slotproxy.proxy.engines.relay import EngineConnection
+from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
 
@@ -78,7 +79,7 @@ class Refusal:
     def closed(self) -> Failure | None:
         return self.receive(b"", True)
 
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
+    def head(self, head: Head, length: int | None) -> Failure | None:
         raise AssertionError("one answer has one head")
 
     def fail(self, failure: Failure) -> None:

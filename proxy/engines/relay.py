@@ -26,6 +26,7 @@ from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
 from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
+TOGETHER = 64 * 1024  # bytes of a body that is copied, to be written in one piece with its head
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
 _known_heads = KnownHeads()
@@ -87,7 +88,7 @@ class EngineConnection(asyncio.Protocol):
         """Give the sink every byte from now on."""
         self._outlet = self._passing_to = None
 
-    def send(self, request: bytes, sink: Sink, *, head_only: bool = False) -> None:
+    def send(self, head: bytes, body: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
         self._parser = None
         self._head_bytes = 0
@@ -102,7 +103,10 @@ class EngineConnection(asyncio.Protocol):
         if self.transport is None or self.transport.is_closing():
             self._fail(Kind.STALE if self.used > 1 else Kind.RESET, "it closed the connection")
             return
-        self.transport.write(request)
+        if len(body) < TOGETHER:
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
 
     def abort(self) -> None:
         """Close hard: engines notice a reset at once, a clean end only when they look, and some not at all."""
@@ -222,7 +226,7 @@ class EngineConnection(asyncio.Protocol):
     def _answered(self, sink: Sink, head: Head, body: bytes) -> None:
         """The whole answer came at once, with a head that is known."""
         self._final = self._complete = True
-        failure = sink.head(*head, len(body))
+        failure = sink.head(head, len(body))
         if failure is None and self._sink is not None:  # another one for what follows, maybe
             failure = self._sink.receive(body, True)
         if failure is not None:
@@ -270,10 +274,10 @@ class EngineConnection(asyncio.Protocol):
         self._until_close = length is None and not chunked and status not in (204, 304)
         self._reusable = parser.should_keep_alive() and not self._until_close and not self._head_only
         self._complete = self._head_only
-        fields = tuple(self._fields)
+        head = Head(status, self._reason, tuple(self._fields))
         if length is not None and status not in (204, 304):
-            self._plain = Head(status, self._reason, fields)
-        failure = self._sink.head(status, self._reason, fields, length)
+            self._plain = head
+        failure = self._sink.head(head, length)
         if failure is not None:
             self._fail(failure.kind, failure.text)
 

@@ -5,7 +5,7 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
-from slotproxy.proxy.headers import Field
+from slotproxy.proxy.engines.heads import Head
 
 
 class Kind(enum.Enum):
@@ -32,8 +32,8 @@ class Failure:
 class Sink(Protocol):
     """Who takes an answer. Called from the event loop's callbacks: no method may block or raise."""
 
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
-        """The final status and fields without framing; `length` None: until the end. A Failure ends the exchange."""
+    def head(self, head: Head, length: int | None) -> Failure | None:
+        """`length` of the body; None: until its end. A Failure ends the exchange."""
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         """What one segment held of the body; `complete` exactly once, with the last."""

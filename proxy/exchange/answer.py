@@ -5,77 +5,84 @@ tried elsewhere; afterwards a failure is an error event and a cut connection, ne
 for success.
 """
 
+from abc import ABC, abstractmethod
 from time import monotonic
-from typing import Protocol
 
-from slotproxy.instances.remotes.ratelimits import REFUSALS
+from slotproxy.instances.upstream import REFUSALS
 from slotproxy.proxy import errors
-from slotproxy.proxy.accounts.meter import Meter
+from slotproxy.proxy.accounts.meter import NOTHING, Meter, Usage, usage_of
 from slotproxy.proxy.accounts.silence import Silence
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.headers import Field, engine_head
+from slotproxy.proxy.headers import Field
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
 
 
-class Carrier(Protocol):
-    """Whose answer it is. No method may block or raise."""
+class Answer(ABC):
+    """A sink.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
+    # How an answer begins, and where an attempt was made before, begins again. In the class: one is made for each
+    # request, and most never need the rest.
+    status = 0
+    begun = False  # something was written to the client
+    complete = False
+    expects_stream = False  # the request asks for one
+    first_token = 0.0
+    paused_since: float | None = None
+    refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
+    stream = False
+    first_byte = 0.0
+    last_byte = 0.0
+    meter: Meter | None = None
+    _own = b""  # header lines for the client: of whoever answers
+    _own_always = b""  # and of the proxy
+    _connection: EngineConnection | None = None
+    _observer: Observer | None = None
+    _aside: Refusal | None = None
+    _head: bytes | None = None
+    _whole: bytes | None = None  # the body, where all of it came at once
+    _chunked = False
+    _counted = False  # the client was told how many bytes would come
+    _passing = False  # whole chunks no longer come by here
+    _silence: Silence | None = None
+
+    def __init__(self, request: RequestHead, client: ClientConnection) -> None:
+        self.request = request
+        self._client = client
+        self.keep_alive = request.keep_alive
+
+    @abstractmethod
     def answer_begun(self) -> None:
         """The client gets this answer and no other: something of it is written."""
 
+    @abstractmethod
     def attempt_over(self, failure: Failure | None) -> None:
-        """What was sent to the engine has come to its end. None: its answer is complete, or kept in `refusal`."""
-
-
-class Answer:
-    """An exchange.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
-
-    __slots__ = (
-        "_aside", "_carrier", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_own",
-        "_own_always", "_passing", "_request", "_silence", "begun", "complete", "expects_stream", "first_byte",
-        "first_token", "keep_alive", "last_byte", "meter", "paused_since", "refusal", "status", "stream",
-    )  # fmt: skip
-
-    def __init__(self, request: RequestHead, client: ClientConnection, carrier: Carrier, own: bytes) -> None:
-        """`own`: header lines for the client, whoever answers."""
-        self._request = request
-        self._client = client
-        self._carrier = carrier
-        self._own_always = own
-        self._own = b""
-        self._connection: EngineConnection | None = None
-        self._observer: Observer | None = None
-        self._aside: Refusal | None = None
-        self.refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
-        self.status = 0
-        self.begun = False  # something was written to the client
-        self.complete = False
-        self.keep_alive = request.keep_alive
-        self.expects_stream = False  # the request asks for one
-        self.first_token = 0.0
-        self.paused_since: float | None = None
-        self._reset()
+        """What was sent has come to its end. None: the answer is complete, or kept in `refusal`."""
 
     def _reset(self) -> None:
-        self._head: bytes | None = None
-        self._chunked = False
-        self._counted = False  # the client was told how many bytes would come
-        self._passing = False  # whole chunks no longer come by here
-        self._silence: Silence | None = None
+        self._head = self._whole = self._silence = self.meter = None
+        self._chunked = self._counted = self._passing = self.stream = False
         self.first_byte = self.last_byte = 0.0
-        self.stream = False
-        self.meter: Meter | None = None
 
     @property
     def size(self) -> int:
         """Bytes of the body so far."""
+        if self._whole is not None:
+            return len(self._whole)
         return 0 if self.meter is None else self.meter.size
+
+    @property
+    def usage(self) -> Usage:
+        """What the engine said of tokens."""
+        if self._whole is not None:
+            return usage_of(self._whole)
+        return NOTHING if self.meter is None else self.meter.usage()
 
     @property
     def heard(self) -> float:
@@ -83,10 +90,10 @@ class Answer:
         return self._connection.heard if self._connection is not None else monotonic()
 
     def send(
-        self, connection: EngineConnection, request: bytes, own: bytes, observer: Observer | None = None
+        self, connection: EngineConnection, head: bytes, body: bytes, own: bytes, observer: Observer | None = None
     ) -> None:
-        """Send `request` and relay its answer; `own` is header lines for the client. The carrier is told when it is
-        over.
+        """Send a request and relay its answer; `own` is header lines for the client. `attempt_over` is called in the
+        end.
 
         `observer` is told of the answer; a refusal is not relayed then, but kept in `refusal` until `release`.
         """
@@ -95,7 +102,7 @@ class Answer:
         self._own = own
         self._observer = observer
         self._connection = connection
-        connection.send(request, self, head_only=self._request.method == "HEAD")
+        connection.send(head, body, self, head_only=self.request.method == "HEAD")
         if self._client.writing_paused:  # by an earlier answer it has not read: nobody will tell us again
             self.pause()
 
@@ -108,17 +115,18 @@ class Answer:
 
     # sink.Sink
 
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> Failure | None:
-        request = self._request
-        self.status = status
+    def head(self, head: Head, length: int | None) -> Failure | None:
+        request = self.request
+        self.status = status = head.status
         try:
-            head = engine_head(status, reason, fields)
+            wire = head.wire
         except ValueError as error:
             return Failure(Kind.MALFORMED, str(error))
-        bodiless = status in (204, 304) or request.method == "HEAD"
-        self.stream = head.is_stream and not bodiless
+        without_body = status in (204, 304)
+        bodiless = without_body or request.method == "HEAD"
+        self.stream = stream = wire.is_stream and not bodiless
         framing = b""
-        if length is not None and status not in (204, 304):
+        if length is not None and not without_body:
             self._counted = True
             framing = b"Content-Length: %d\r\n" % length
         elif not bodiless and request.http11:
@@ -126,26 +134,25 @@ class Answer:
             framing = b"Transfer-Encoding: chunked\r\n"
         elif not bodiless:
             self.keep_alive = False
-        if self.stream:
+        if stream:
             framing += b"X-Accel-Buffering: no\r\n"
         if not self.keep_alive:
             framing += b"Connection: close\r\n"
         elif not request.http11:
             framing += b"Connection: keep-alive\r\n"
-        self._head = b"%b%b%b%b\r\n" % (head.lines, self._own, self._own_always, framing)
-        self.meter = Meter(stream=self.stream)
+        self._head = b"%b%b%b%b\r\n" % (wire.lines, self._own, self._own_always, framing)
         if self._observer is not None:
-            self._step_aside(self._observer, status, fields)
+            self._step_aside(self._observer, status, head.fields)
         return None
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         transport = self._client.transport
-        if transport is None or transport.is_closing():  # the client is leaving
+        if transport is None:  # the client has left
             return None
         if complete and not data and not self.first_byte and self._is_missing_a_body():
             return Failure(Kind.EMPTY, "it answered 200 without a body")
         if data:
-            self._account(data)
+            self._account(data, complete)
             if self._chunked:
                 data = b"%x\r\n%b\r\n" % (len(data), data)
         if complete and self._chunked:
@@ -154,7 +161,7 @@ class Answer:
             data = self._head + data
             self._head = None
             self.begun = True
-            self._carrier.answer_begun()
+            self.answer_begun()
         if data:
             transport.write(data)
             if self.paused_since is not None and transport.get_write_buffer_size() > UNREAD_LIMIT:
@@ -178,9 +185,8 @@ class Answer:
         """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
         if (
             self.stream
-            and self._request.path in _SAY_THEIR_END
-            and self.meter is not None
-            and not self.meter.ended
+            and self.request.path in _SAY_THEIR_END
+            and (self.meter is None or not self.meter.ended)
         ):
             return Failure(Kind.RESET, "it closed the connection in the middle of its answer")
         return self.receive(b"", True)
@@ -221,7 +227,6 @@ class Answer:
         """Give the client the refusal after all."""
         self._reset()
         self.status, self._head, self._chunked = refusal.status, refusal.wire_head, refusal.chunked
-        self.meter = Meter(stream=False)
         self.receive(refusal.body, True)
 
     # back-pressure
@@ -287,8 +292,8 @@ class Answer:
         if self._connection is not None:
             self._connection.forgive(seconds)
 
-    def break_off(self, failure: Failure) -> None:
-        """End the exchange from outside: a deadline has passed."""
+    def cut_short(self, failure: Failure) -> None:
+        """End the attempt from outside: a deadline has passed."""
         connection = self._connection
         if connection is not None and not self.complete:
             connection.abort()
@@ -301,20 +306,22 @@ class Answer:
         if transport is None or transport.is_closing():
             return
         # Where bytes are counted, an event would stand for those that are missing: a clean end.
-        if self.stream and self.meter is not None and not self._counted and not self._client.writing_paused:
-            event = refusal.event(self._request.path)
-            event = event if self.meter.at_boundary else b"\n\n" + event
+        if self.stream and not self._counted and not self._client.writing_paused:
+            event = refusal.event(self.request.path)
+            event = event if self.meter is None or self.meter.at_boundary else b"\n\n" + event
             transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
             transport.close()
         else:
             transport.abort()
 
-    def _account(self, data: bytes) -> None:
+    def _account(self, data: bytes, complete: bool) -> None:
         meter = self.meter
-        if not self.first_byte:
-            self.first_byte = self.heard
         if meter is None:
-            return
+            self.first_byte = self.heard
+            if complete and not self.stream:
+                self._whole = data
+                return
+            meter = self.meter = Meter(stream=self.stream)
         meter.feed(data)
         if self.stream and not self.first_token and meter.has_event:
             self.first_token = self.heard
@@ -327,7 +334,7 @@ class Answer:
             self._connection.let_pass(self._client, self.meter.pieces)
 
     def _is_missing_a_body(self) -> bool:
-        return self.status == 200 and self._request.method == "POST" and not self.expects_stream
+        return self.status == 200 and self.request.method == "POST" and not self.expects_stream
 
     def _hold(self) -> None:
         if self._connection is not None:
@@ -336,4 +343,4 @@ class Answer:
     def _end(self, failure: Failure | None) -> None:
         self._connection = self._aside = None
         self.paused_since = None
-        self._carrier.attempt_over(failure)
+        self.attempt_over(failure)

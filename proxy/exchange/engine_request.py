@@ -1,8 +1,8 @@
 """The bytes of a request as an engine gets them. Pure."""
 
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.clients.head import RequestHead
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, Dropped, nominated
+from slotproxy.proxy.clients.head import SPECIAL, RequestHead
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 
@@ -10,33 +10,43 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Recipe:
     """How the requests of any client are written for one upstream."""
 
-    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_own")
+    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own")
 
     def __init__(self, upstream: Upstream, *, strip_credentials: bool) -> None:
         extra = upstream.extra_headers
-        names = NOT_TO_ENGINE | upstream.drop_headers | {name.lower() for name, _ in extra}
-        self._dropped = Dropped(names | CREDENTIALS if strip_credentials else names)
+        dropped = NOT_TO_ENGINE | upstream.drop_headers | {name.lower() for name, _ in extra}
+        self._dropped = dropped | CREDENTIALS if strip_credentials else dropped
+        self._looks_at_all = not self._dropped <= SPECIAL
         self._base = upstream.base_path.encode()
-        self._host = b" HTTP/1.1\r\nHost: %b\r\n" % upstream.authority.encode()
-        self._own = b"".join(b"%b: %b\r\n" % field for field in extra)
+        self._host = upstream.authority.encode()
+        self._own = [b"%b: %b" % field for field in extra]
         self._defaults = upstream.default_headers
 
-    def request(self, head: RequestHead, body: bytes, request_id: bytes) -> bytes:
-        """All of the request; the body is framed by its length."""
-        fields, dropped = head.fields, self._dropped
-        if b"connection" in head.named:
-            named = nominated(fields)
-            if not named <= dropped.names:
-                dropped = Dropped(dropped.names | named)
-        lines = [b"%b %b%b%b" % (head.method.encode(), self._base, head.target, self._host)]
-        lines += [b"%b: %b\r\n" % field for field in fields if not dropped[field[0]]]
-        lines.append(self._own)
+    def head(self, head: RequestHead, length: int, request_id: bytes) -> bytes:
+        """All of the request but its body, which has `length` bytes."""
+        lines = head.written.get(self)
+        if lines is None:
+            lines = head.written[self] = self._written(head)
+        if length or head.method not in _BODILESS:
+            return b"%bx-request-id: %b\r\nContent-Length: %d\r\n\r\n" % (lines, request_id, length)
+        return b"%bx-request-id: %b\r\n\r\n" % (lines, request_id)
+
+    def _written(self, head: RequestHead) -> bytes:
+        """Start line and fields, all but those of one request alone."""
+        dropped, lines = self._dropped, head.lines
+        if self._looks_at_all or head.nominated:
+            dropped |= head.nominated
+            lines = [line for line in lines if _name(line) not in dropped]
+        parts = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), self._base, head.target, self._host)]
+        parts += lines
+        parts += [line for name, line in head.special if name not in dropped]
+        parts += self._own
         if self._defaults:
-            given = {name.lower() for name, _ in fields}
-            lines += [b"%b: %b\r\n" % field for field in self._defaults if field[0] not in given]
-        if body or head.method not in _BODILESS:
-            lines.append(b"x-request-id: %b\r\nContent-Length: %d\r\n\r\n" % (request_id, len(body)))
-            lines.append(body)
-        else:
-            lines.append(b"x-request-id: %b\r\n\r\n" % request_id)
-        return b"".join(lines)
+            given = {_name(line) for line in parts}
+            parts += [b"%b: %b" % field for field in self._defaults if field[0] not in given]
+        parts.append(b"")
+        return b"\r\n".join(parts)
+
+
+def _name(line: bytes) -> bytes:
+    return line[: line.find(b":")].lower()

@@ -15,17 +15,17 @@ import asyncio
 import logging
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from slotproxy.instances.remotes.ratelimits import REFUSALS
 from slotproxy.instances.slots.leases import Lease
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import log_access
 from slotproxy.proxy.accounts.outcome import Outcome
-from slotproxy.proxy.clients import bodies
+from slotproxy.proxy.clients import bodies, json_body, json_renaming
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.clients.json_body import Steps
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.exchange.answer import Answer
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from slotproxy.proxy.exchange.forward import Forwarder, Limits
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
 _BLAMELESS = frozenset({Kind.SLOW_CLIENT, Kind.SHUTDOWN})
@@ -47,55 +48,53 @@ _COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailabl
 _FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 
 
-class Exchange:
-    """A request on its way; `clients.connection.Exchange`, and the `Carrier` of its answer."""
+class Exchange(Answer):
+    """A request on its way, and its answer; `clients.connection.Exchange`."""
 
-    __slots__ = (
-        "_answer", "_began", "_body", "_client", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_own",
-        "_sent", "_task", "_tried", "_upstream", "body_limit", "head", "is_page",
-    )  # fmt: skip
+    # How every request begins; in the class, because one exchange is made for each.
+    is_page = False  # it goes to the proxy's own pages
+    _body = b""
+    _began = 0.0  # when this attempt did
+    _engine_has_it = False  # what this attempt sends
+    _lease: Lease | None = None
+    _over = False
+    _sent = False  # an engine had the prompt
+    _task: asyncio.Task[None] | None = None  # looks at the body, waits for a slot, or connects
+    _upstream: Upstream | None = None  # whom the request is with
+    _tried: frozenset[Upstream] = frozenset()
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
-        self.head = head
-        self.is_page = False  # it goes to the proxy's own pages
+        super().__init__(head, client)
         self.body_limit = forwarder.gate.max_body
-        self._client = client
         self._forwarder = forwarder
         self._outcome = Outcome(forwarder.gate.request_id(head), head.method, client.peer, monotonic(), head.path)
-        self._own = b""  # header lines for the client, whoever answers
-        self._answer: Answer | None = None
-        self._body = b""
-        self._lease: Lease | None = None
-        self._upstream: Upstream | None = None  # whom the request is with
-        self._began = 0.0  # when this attempt did
-        self._tried: set[Upstream] = set()
-        self._sent = False  # an engine had the prompt
-        self._engine_has_it = False  # so has the one of this attempt
-        self._task: asyncio.Task[None] | None = None  # waits for a slot, or connects
-        self._over = False
 
     # clients.connection.Exchange
 
     @property
     def filler(self) -> bytes:
-        answer = self._answer
-        if answer is not None and answer.begun:
-            return answer.filler
-        return CONTINUE if self.head.http11 else b""
+        if self.begun:
+            return super().filler
+        return CONTINUE if self.request.http11 else b""
 
-    def admit(self) -> None:
+    def admit(self, *, whole: bool) -> None:
         gate = self._forwarder.gate
         try:
-            way = gate.way(self.head)
-            self._outcome.path = self.head.path
-            self._own = gate.access.cors_fields(self.head.text(b"origin"))
+            way = gate.way(self.request)
+            self._outcome.path = self.request.path
+            if b"origin" in self.request.named:
+                self._own_always = gate.access.cors_fields(self.request.text(b"origin"))
             if way is Way.PREFLIGHT:
-                self._answer_preflight(gate.preflight(self.head))
+                self._answer_preflight(gate.preflight(self.request))
                 return
-            self.is_page = way is Way.PAGE
-            self._check_body()
+            if way is Way.PAGE:
+                self.is_page = True
+            if not whole:
+                self._check_body()
+            elif self.request.length > self.body_limit:
+                raise errors.too_large(self.body_limit)
         except errors.Refusal as refusal:
-            self._outcome.path = self.head.path
+            self._outcome.path = self.request.path
             self.refuse(refusal)
 
     def serve(self, body: bytes) -> None:
@@ -107,7 +106,7 @@ class Exchange:
             self._fail_as_bug(error)
 
     def refuse(self, refusal: errors.Refusal) -> None:
-        outcome, head = self._outcome, self.head
+        outcome, head = self._outcome, self.request
         outcome.status, outcome.error = refusal.status, refusal.code
         keep = self._keeps_alive and not refusal.close
         transport = self._client.transport
@@ -117,7 +116,7 @@ class Exchange:
                     refusal,
                     head.path,
                     outcome.request_id,
-                    own=self._own,
+                    own=self._own_always,
                     keep_alive=keep,
                     http11=head.http11,
                     head_only=head.method == "HEAD",
@@ -127,80 +126,82 @@ class Exchange:
 
     def client_left(self) -> None:
         self._stop_waiting()
-        answer = self._answer
-        if answer is not None:
-            answer.abandon()
-            self._record(answer)
-        self._hand_back(answer)
-        if not self.head.path.startswith(API):  # whoever watches events leaves when it has seen enough
+        self.abandon()
+        self._record()
+        self._hand_back()
+        if not self.request.path.startswith(API):  # whoever watches events leaves when it has seen enough
             self._outcome.client_left()
         self._close_account()
-
-    def pause(self) -> None:
-        if self._answer is not None:
-            self._answer.pause()
-
-    def resume(self) -> None:
-        if self._answer is not None:
-            self._answer.resume()
 
     # on the way down
 
     def _check_body(self) -> None:
         """Raises Refusal for a body that is not worth reading."""
-        if not self.head.has_body:
-            return
-        if self.head.length > self.body_limit:
+        if self.request.length > self.body_limit:
             raise errors.too_large(self.body_limit)
         if not self.is_page:
-            self._forwarder.check_queue(self.head.path)
+            self._forwarder.check_queue(self.request.path)
 
     def _serve(self, body: bytes) -> None:
-        head, forwarder = self.head, self._forwarder
+        head, forwarder = self.request, self._forwarder
         if not self.is_page and forwarder.gate.stopping:
             raise errors.shutting_down()
         self._body = body
-        answer = self._answer = Answer(head, self._client, self, self._own)
         if self.is_page:
             self._upstream = forwarder.pages
             self._began = monotonic()
         else:
-            if head.method == "POST":
-                answer.expects_stream = bodies.checked(head, body).streaming
+            wanted = bodies.at_a_glance(head, body)
+            if wanted is None:
+                self._task = forwarder.run(self._look())
+                return
+            self.expects_stream = wanted.streaming
             lease = forwarder.at_once(head.path, self._tried)
             if lease is None:
                 self._task = forwarder.run(self._fetch())
                 return
             self._take(lease)
-        assert self._upstream is not None
-        connection = forwarder.idle.take(self._upstream, self._began)
-        if connection is None:
-            self._task = forwarder.run(self._fetch())
+        upstream = self._upstream
+        assert upstream is not None
+        connection = forwarder.idle.take(upstream, self._began)
+        if connection is None or self._has_to_be_rewritten(upstream):
+            self._task = forwarder.run(self._fetch(connection))
         else:
-            self._send(connection)
+            self._send(connection, self._body_for(upstream))
 
     def _take(self, lease: Lease) -> None:
-        assert self._answer is not None
-        lease.streaming = self._answer.expects_stream
+        lease.streaming = self.expects_stream
         self._lease, self._upstream = lease, lease.upstream
         self._outcome.instance = lease.upstream.instance
         self._began = monotonic()
         self._engine_has_it = False
 
-    async def _fetch(self, *, fresh: bool = False) -> None:
+    async def _look(self) -> None:
+        """At a body that takes long to look at."""
+        try:
+            self.expects_stream = (await _in_steps(bodies.looked_at(self.request, self._body))).streaming
+        except errors.Refusal as refusal:
+            self._refused_a_slot(refusal)
+        except Exception as error:
+            self._fail_as_bug(error)
+        else:
+            await self._fetch()
+
+    async def _fetch(self, connection: EngineConnection | None = None, *, fresh: bool = False) -> None:
         """A slot, if there is none yet, and a connection, `fresh` or not; then send."""
         try:
-            connection = await self._fetched(fresh=fresh)
+            found = connection or await self._fetched(fresh=fresh)
+            body = b"" if isinstance(found, Failure) else await self._rewritten(found)
         except errors.Refusal as refusal:
             self._refused_a_slot(refusal)
         except Exception as error:
             self._fail_as_bug(error)
         else:
             self._task = None
-            if isinstance(connection, Failure):
-                self.attempt_over(connection)
+            if isinstance(found, Failure):
+                self.attempt_over(found)
             else:
-                self._send(connection)
+                self._send(found, body)
 
     async def _fetched(self, *, fresh: bool) -> EngineConnection | Failure:
         forwarder = self._forwarder
@@ -218,7 +219,7 @@ class Exchange:
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if self._tried and (lease := forwarder.at_once(self.head.path, self._tried)) is not None:
+        if (lease := forwarder.at_once(self.request.path, self._tried)) is not None:
             return lease
         began = monotonic()
         outcome.queued = True
@@ -229,28 +230,45 @@ class Exchange:
         outcome.queued = False
         return lease
 
-    def _send(self, connection: EngineConnection) -> None:
-        upstream, answer, outcome, forwarder = self._upstream, self._answer, self._outcome, self._forwarder
-        assert upstream is not None
-        assert answer is not None
+    def _has_to_be_rewritten(self, upstream: Upstream) -> bool:
+        """Whether its body names another model than `upstream` knows, and is too large to be changed at once."""
+        return upstream.model is not None and len(self._body) > json_body.SMALL
+
+    def _body_for(self, upstream: Upstream) -> bytes:
+        return self._body if upstream.model is None else json_renaming.renamed(self._body, upstream.model)
+
+    async def _rewritten(self, connection: EngineConnection) -> bytes:
+        upstream = connection.upstream
+        if upstream.model is None or not self._has_to_be_rewritten(upstream):
+            return self._body_for(upstream)
+        try:
+            return b"".join(await _in_steps(json_renaming.renamed_pieces(self._body, upstream.model)))
+        except BaseException:
+            connection.abort()
+            raise
+
+    def _send(self, connection: EngineConnection, body: bytes) -> None:
+        outcome, forwarder = self._outcome, self._forwarder
+        upstream = connection.upstream
         request_id = outcome.request_id.encode()
-        body = self._body if upstream.model is None else bodies.renamed(self._body, upstream.model)
-        payload = forwarder.recipe(upstream).request(self.head, body, request_id)
-        own = b"x-request-id: %b\r\n" % request_id
+        head = forwarder.recipe(upstream).head(self.request, len(body), request_id)
         observer = None
-        if self._lease is not None:
+        if self._lease is None:
+            own = b"x-request-id: %b\r\n" % request_id
+        else:
             self._sent = self._engine_has_it = True
-            own = b"%bx-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: %d\r\n" % (
-                own,
+            own = b"x-request-id: %b\r\nx-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: %d\r\n" % (
+                request_id,
                 upstream.instance.encode(),
                 round(outcome.queue_wait * 1000),
             )
             if upstream.observed:
                 observer = partial(forwarder.leases.owner.answered, upstream)
-        answer.keep_alive = self._keeps_alive
-        answer.send(connection, payload, own, observer)
+        if forwarder.gate.stopping:
+            self.keep_alive = False
+        self.send(connection, head, body, own, observer)
 
-    # answer.Carrier: on the way back
+    # on the way back
 
     def answer_begun(self) -> None:
         self._body = b""  # it will not be sent again
@@ -263,87 +281,85 @@ class Exchange:
             self._fail_as_bug(error)
 
     def _attempt_over(self, failure: Failure | None) -> None:
-        answer, forwarder = self._answer, self._forwarder
-        assert answer is not None
+        forwarder = self._forwarder
         if failure is not None and failure.kind is Kind.STALE:
             forwarder.metrics.retried(failure.kind.value)
             self._task = forwarder.run(self._fetch(fresh=True))
             return
         upstream, leased = self._upstream, self._lease is not None
         if leased:
-            failure = self._report(answer, failure)
-            self._hand_back(answer, working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
+            failure = self._tell_supply(failure)
+            self._hand_back(working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
             forwarder.rate.observe(monotonic() - self._began)
         self._upstream = None
         if failure is None:
-            self._complete(answer)
+            self._complete()
         elif not leased:
-            self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down(), answer)
+            self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down())
         else:
             assert upstream is not None
-            self._tried.add(upstream)
-            self._after(failure, upstream, answer)
+            self._tried |= {upstream}
+            self._after(failure, upstream)
 
-    def _report(self, answer: Answer, failure: Failure | None) -> Failure | None:
+    def _tell_supply(self, failure: Failure | None) -> Failure | None:
         """Tell the supply side what became of the attempt; a Failure if it served nobody."""
         leases, upstream = self._forwarder.leases, self._upstream
         assert upstream is not None
         if failure is None:
-            if answer.status not in _UNSERVED:
+            if self.status not in _UNSERVED:
                 return None
-            leases.unserved(_COUNTED.get(answer.status, "other"))
-            if answer.status in _UNAVAILABLE:
+            leases.unserved(_COUNTED.get(self.status, "other"))
+            if self.status in _UNAVAILABLE:
                 leases.owner.failed(upstream, "unavailable")
-            return None if answer.complete else Failure(Kind.LIMITED, f"it answered {answer.status}")
+            return None if self.complete else Failure(Kind.LIMITED, f"it answered {self.status}")
         if failure.kind not in _BLAMELESS and failure.kind is not Kind.REFUSED:
             late = failure.kind in _TIMEOUTS
             leases.unserved("timeout" if late else "other")
             leases.owner.failed(upstream, "hang" if late else failure.kind.value)
         return failure
 
-    def _after(self, failure: Failure, upstream: Upstream, answer: Answer) -> None:
+    def _after(self, failure: Failure, upstream: Upstream) -> None:
         """Try another upstream, or tell the client."""
         forwarder = self._forwarder
         if failure.kind not in _BLAMELESS:
             forwarder.metrics.upstream_failed(failure.kind.value)
         logger.warning("request %s: instance %s: %s", self._outcome.request_id, upstream.instance, failure.text)
         final = failure.kind in _FINAL
-        if not answer.begun and not final and len(self._tried) < TRIES and forwarder.others(self._tried, failure):
+        if not self.begun and not final and len(self._tried) < TRIES and forwarder.others(self._tried, failure):
             forwarder.metrics.retried(failure.kind.value)
             self._task = forwarder.run(self._fetch())
-        elif answer.refusal is not None and not answer.begun and not final:
-            self._give_refusal(answer)
+        elif self.refusal is not None and not self.begun and not final:
+            self._give_refusal()
         else:
-            self._end_with(_refusal(failure, sent=self._sent), answer)
+            self._end_with(_refusal(failure, sent=self._sent))
 
     def _refused_a_slot(self, refusal: errors.Refusal) -> None:
         """None is to be had for another try, or for the first."""
         self._task = None
-        answer = self._answer
-        if answer is not None and answer.refusal is not None:
-            self._give_refusal(answer)
+        if self.refusal is not None:
+            self._give_refusal()
         else:
             self.refuse(refusal)
 
-    def _give_refusal(self, answer: Answer) -> None:
+    def _give_refusal(self) -> None:
         """The upstream's own, which was kept back."""
-        refusal = answer.refusal
+        refusal = self.refusal
         assert refusal is not None
         self._outcome.instance = refusal.instance
-        answer.release(refusal)
-        self._complete(answer)
+        self.release(refusal)
+        self._complete()
 
-    def _end_with(self, refusal: errors.Refusal, answer: Answer) -> None:
-        if not answer.begun:
+    def _end_with(self, refusal: errors.Refusal) -> None:
+        if not self.begun:
             self.refuse(refusal)
             return
         self._outcome.error = refusal.code
-        answer.cut(refusal)
-        self._complete(answer)
+        self.cut(refusal)
+        self._complete()
 
-    def _complete(self, answer: Answer) -> None:
-        self._record(answer)
-        self._finish(keep_alive=answer.keep_alive and not self._forwarder.gate.stopping)
+    def _complete(self) -> None:
+        self._record()
+        self._finish(keep_alive=self.keep_alive and not self._forwarder.gate.stopping)
 
     # the end
 
@@ -361,23 +377,23 @@ class Exchange:
         forwarder.metrics.finished(outcome)
         log_access(outcome)
 
-    def _record(self, answer: Answer) -> None:
+    def _record(self) -> None:
         outcome = self._outcome
-        if answer.begun:
-            outcome.status = answer.status
+        if self.begun:
+            outcome.status = self.status
         if self.is_page:
-            outcome.size = answer.size
+            outcome.size = self.size
             return
-        outcome.first_token, outcome.last_byte, outcome.size = answer.first_token, answer.last_byte, answer.size
-        if answer.meter is not None:
-            outcome.usage = answer.meter.usage()
+        if self.first_token:
+            outcome.first_token, outcome.last_byte = self.first_token, self.last_byte
+        outcome.size, outcome.usage = self.size, self.usage
 
-    def _hand_back(self, answer: Answer | None, *, working: bool = True) -> None:
+    def _hand_back(self, *, working: bool = True) -> None:
         """Give the slot back, once. `working`: the engine may be, if it has the request and has not answered it."""
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        if working and self._engine_has_it and answer is not None and not answer.complete:
+        if working and self._engine_has_it and not self.complete:
             lease.abandon()
         else:
             lease.release()
@@ -385,13 +401,11 @@ class Exchange:
     def _fail_as_bug(self, error: Exception) -> None:
         logger.error("request %s failed: this is a bug of slotproxy", self._outcome.request_id, exc_info=error)
         self._stop_waiting()
-        answer = self._answer
-        if answer is not None:
-            answer.abandon()
-        self._hand_back(answer)
+        self.abandon()
+        self._hand_back()
         if self._over:
             return
-        if answer is not None and answer.begun:
+        if self.begun:
             self._close_account()
             self._client.abort()
         else:
@@ -404,48 +418,53 @@ class Exchange:
 
     @property
     def _keeps_alive(self) -> bool:
-        return self.head.keep_alive and not self._forwarder.gate.stopping
+        return self.request.keep_alive and not self._forwarder.gate.stopping
 
     def _answer_preflight(self, fields: dict[str, str]) -> None:
         self._outcome.status = 204
         keep = self._keeps_alive
         if self._client.transport is not None:
-            request_id, http11 = self._outcome.request_id, self.head.http11
+            request_id, http11 = self._outcome.request_id, self.request.http11
             self._client.transport.write(
-                empty_bytes(204, fields, request_id, own=self._own, keep_alive=keep, http11=http11)
+                empty_bytes(204, fields, request_id, own=self._own_always, keep_alive=keep, http11=http11)
             )
         self._finish(keep_alive=keep)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether all of it is here, and something is being done about it."""
+        return self._upstream is not None or self._task is not None
+
     # deadlines
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it is at an engine, or waits to be."""
-        return not self.is_page and self._answer is not None
-
     def check_deadlines(self, now: float, limits: "Limits") -> None:
-        answer = self._answer
-        if answer is None or not answer.is_under_way:
+        if not self.is_under_way:
             return
-        failure = answer.unread(now, limits.stall_timeout)
+        failure = self.unread(now, limits.stall_timeout)
         if failure is None and not self.is_page:
-            failure = answer.overdue(now, limits.prefill_timeout, limits.stall_timeout)
+            failure = self.overdue(now, limits.prefill_timeout, limits.stall_timeout)
         if failure is not None:
-            answer.break_off(failure)
-
-    def forgive(self, seconds: float) -> None:
-        if self._answer is not None:
-            self._answer.forgive(seconds)
+            self.cut_short(failure)
 
     def break_off(self, failure: Failure) -> None:
         """End it from outside."""
-        answer = self._answer
-        if answer is not None and answer.is_under_way:
-            answer.break_off(failure)
+        if self.is_under_way:
+            self.cut_short(failure)
         elif self._task is not None:
             self._stop_waiting()
-            self._hand_back(answer)
+            self._hand_back()
             self._refused_a_slot(_refusal(failure, sent=self._sent))
+
+
+async def _in_steps(steps: Steps[T]) -> T:
+    """What they come to. Others get their turn between two of them."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
 
 
 def _refusal(failure: Failure, *, sent: bool) -> errors.Refusal:

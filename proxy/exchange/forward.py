@@ -83,7 +83,7 @@ class Forwarder:
     @property
     def in_flight(self) -> int:
         """Requests to engines that are being served or wait to be."""
-        return sum(exchange.is_under_way for exchange in self._active)
+        return sum(exchange.is_served and not exchange.is_page for exchange in self._active)
 
     def reconfigure(self, limits: Limits, *, strip_credentials: bool) -> None:
         """From now on by these, for the requests in flight, too."""
@@ -118,7 +118,7 @@ class Forwarder:
             recipe = self._recipes[upstream] = Recipe(upstream, strip_credentials=strip)
         return recipe
 
-    def at_once(self, path: str, tried: set[Upstream]) -> Lease | None:
+    def at_once(self, path: str, tried: frozenset[Upstream]) -> Lease | None:
         """A slot that is free now. Raises Refusal."""
         leases = self.leases
         try:
@@ -126,7 +126,7 @@ class Forwarder:
         except InstanceError as error:
             raise self._translated(error) from None
 
-    async def wait(self, tried: set[Upstream]) -> Lease:
+    async def wait(self, tried: frozenset[Upstream]) -> Lease:
         """A slot, as soon as it is this request's turn. Raises Refusal."""
         try:
             return await self.leases.wait(self.limits.queue_timeout, tried)
@@ -151,7 +151,7 @@ class Forwarder:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def others(self, tried: set[Upstream], failure: Failure) -> bool:
+    def others(self, tried: frozenset[Upstream], failure: Failure) -> bool:
         """Whether there is anybody else to try."""
         if failure.kind is Kind.LIMITED:  # the refusal is at hand: not worth a wait for one that is held back too
             return self.leases.offers(tried)

@@ -15,6 +15,7 @@ from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.headers import valid_request_id
 from slotproxy.proxy.operator.paths import MODELS, OPEN_PATHS, is_own, needs_operator
 
+KEPT_HOSTS, KEPT_HOST = 64, 256  # values of Host that are remembered, and the bytes of the longest that is
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -40,12 +41,14 @@ class Gate:
     def reconfigure(self, access: Access, max_body: int) -> None:
         """From the next request on by these."""
         self.access, self.max_body = access, max_body
+        self._hosts: set[bytes | None] = set()  # values of Host that were found right
 
     def request_id(self, head: RequestHead | None) -> str:
         """The client's own, if it may be used, else a new one."""
-        given = None if head is None else head.text(b"x-request-id")
-        if given is not None and valid_request_id(given):
-            return given
+        if head is not None and b"x-request-id" in head.named:
+            given = head.named[b"x-request-id"]
+            if valid_request_id(given):
+                return given.decode()
         return f"{self._prefix}-{next(self._numbers):x}"
 
     def way(self, head: RequestHead) -> Way:
@@ -56,10 +59,13 @@ class Gate:
         if not head.target.startswith(b"/"):
             self._take_origin_form(head)
         path = head.path
-        host, origin = head.text(b"host"), head.text(b"origin")
-        access.check_host(host, required=head.http11)
-        if origin is not None:
-            access.check_origin(origin, host or "")
+        if b"expect" in named and head.http11 and named[b"expect"].lower() != b"100-continue":
+            raise errors.unknown_expectation(named[b"expect"].decode("latin-1"))
+        host = named.get(b"host")
+        if host not in self._hosts:
+            self._check_host(host, required=head.http11)
+        if b"origin" in named:
+            access.check_origin(named[b"origin"].decode("latin-1"), head.text(b"host") or "")
             if method == "OPTIONS" and b"access-control-request-method" in named:
                 return Way.PREFLIGHT
         if access.keys and path not in OPEN_PATHS:
@@ -71,6 +77,14 @@ class Gate:
         if self.stopping:
             raise errors.shutting_down()
         return Way.ENGINE
+
+    def _check_host(self, host: bytes | None, *, required: bool) -> None:
+        """Raises Refusal. Clients name the same host every time."""
+        self.access.check_host(None if host is None else host.decode("latin-1"), required=required)
+        if host is not None and len(host) <= KEPT_HOST:
+            if len(self._hosts) >= KEPT_HOSTS:
+                self._hosts.clear()
+            self._hosts.add(host)
 
     def _take_origin_form(self, head: RequestHead) -> None:
         """The target as an engine gets it. Raises Refusal for what is no path (RFC 9112 section 3.2)."""

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.scaling.planner import Move
+from slotproxy.instances.decisions import Move
 from slotproxy.instances.snapshot import Kind
 
 

@@ -95,7 +95,7 @@ async def test_the_cost_of_the_next_instance_is_predicted_within_a_tenth(
 ) -> None:
     proxy = start_proxy(*auto(own_model, ctx, 2, "--min-gain", "0"))
     await asyncio.to_thread(settled, proxy)
-    said = re.search(r"a second would need ([\d.]+) MiB", proxy.log)
+    said = re.search(r"starting a 2nd instance: needs about ([\d.]+) MiB", proxy.log)
     assert said is not None
     predicted, second = float(said[1]), proxy.slots()[1]["pid"]
     measured = private(second) / MIB
@@ -296,7 +296,7 @@ async def test_the_next_start_goes_straight_to_what_was_found(
     with capsys.disabled():
         print(f"\nsettled after {took[0]:.1f} s, the next time after {took[1]:.1f} s")
     assert found[0] == found[1]
-    assert "as an earlier start found right" in log
+    assert "; --recalibrate to repeat (found then: " in log
 
 
 def test_reading_memory_costs_less_than_a_hundredth_of_a_core(

@@ -5,13 +5,14 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from scripts import llama_server, mlx_lm_server
-from slotproxy.instances.profiles import catalog, launch
+from slotproxy.instances.profiles import catalog, detection
 from tests.clients import Unframed, ask, chat, connected, eventually, post, request, streaming
 from tests.running import ROOT, Running, StartProxy, is_locked, wait_for
 from tests.tiny_model import make
@@ -39,7 +40,9 @@ def command_of(proxy: Running, number: int) -> list[str]:
 
 def maps(pid: int, model: Path) -> bool:
     """Whether the process has most of the file mapped."""
-    resident = sum(part.rss for part in psutil.Process(pid).memory_maps() if part.path == str(model))
+    resident = 0
+    if sys.platform == "linux":
+        resident = sum(part.rss for part in psutil.Process(pid).memory_maps() if part.path == str(model))
     return resident > model.stat().st_size / 2
 
 
@@ -69,7 +72,7 @@ async def test_llama_server_of_each_generation(llama_build: int, demo_model: Pat
     options = ("--model", str(demo_model), "--engine", "llama-server", "--engine-bin", binary, "--ctx-size", "1000")
     proxy = await ready(start_proxy, *options, *ONE_THREAD, instances=2, env=POISON)
 
-    help_text = await launch.help_text(catalog.load("llama-server"), (binary,))
+    help_text = await detection.help_text(catalog.load("llama-server"), (binary,))
     assert ("--load-mode" in help_text) == (llama_build == NEW)
     for number in range(2):
         command = command_of(proxy, number)

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,7 @@ from tests.running import Running
 
 MARK = "CHAOS_RUN"  # in the environment of everything a run starts
 OBSERVER = Path(__file__).parent / "observer"
-ASK = signal.SIGRTMIN + 5 if sys.platform == "linux" else signal.SIGUSR2
+ASK = signal.SIGUSR2  # as in observer/sitecustomize.py
 ANSWERS = 5.0  # seconds a proxy may take to tell its tasks
 SETBACK = re.compile(r"(\d\d):(\d\d):(\d\d) \w+: instance (\d+): \w+ -> (backoff|failed)\b")
 ENGINES = ("tests.fake_engine", "slotproxy.instances.profiles.embedded")

@@ -15,8 +15,8 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock, LockHeld
 from slotproxy.instances.profiles import catalog
-from slotproxy.instances.profiles.catalog import Idle, Profile, Stop
 from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Idle, Profile, Stop
 from slotproxy.instances.running.backoff import Backoff
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from slotproxy.instances.decisions import Decision
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.growth import Arrival, Growth
-from slotproxy.instances.scaling.planner import Decision
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle
+from slotproxy.instances.scaling.growth import Growth
+from slotproxy.instances.scaling.planner import Pair
+from slotproxy.instances.scaling.scalable import Arrival
 from slotproxy.instances.scaling.watermarks import Level
 
 GB, GIB = 10**9, 1 << 30
@@ -23,15 +26,15 @@ class Simulated:
     others: float = 0  # what other programs have of `total`
     rates: Sequence[float] = ()  # of 1, 2, ... instances together; further ones add nothing
     thrashes_at: int = 99  # so many at work make the machine stall
-    starves_at: int = 99  # the engine of that one finds no memory at its warm-up
-    measurable: bool = True  # clients leave the engines alone
+    out_of_memory_at: int = 99  # the engine of that one finds no memory at its warm-up
+    obstacle: Obstacle | None = None  # what keeps instances from being compared
     running: int = 0
     busy: int = 0
     queued: int = 0
     most_used: float = 0
     starts: int = 0
     removed_hard: list[bool] = field(default_factory=list)
-    _starved: bool = False
+    _without_memory: bool = False
 
     @property
     def used(self) -> float:
@@ -51,32 +54,32 @@ class Simulated:
             limit=self.limit,
             total=int(self.total),
             available=max(0, int(free)),
-            strain="programs wait for memory" if self.running >= self.thrashes_at else "",
+            stall="programs wait for memory" if self.running >= self.thrashes_at else "",
             idle=max(0, self.running - self.busy),
-            starved=self._starved,
+            out_of_memory=self._without_memory,
             queued=self.queued,
         )
 
     async def add(self) -> Arrival:
         self.starts += 1
         self.running += 1
-        if self.running >= self.starves_at:
-            self._starved = True
-            return Arrival.STARVED
+        if self.running >= self.out_of_memory_at:
+            self._without_memory = True
+            return Arrival.OUT_OF_MEMORY
         self.most_used = max(self.most_used, self.used)
         return Arrival.READY
 
     async def remove(self, *, hard: bool) -> None:
         self.running -= 1
-        self._starved = False
+        self._without_memory = False
         self.removed_hard.append(hard)
 
     async def work(self, *, known: bool) -> None:
         pass
 
-    async def compare(self, min_gain: float, *, wait: bool) -> list[tuple[float, float]] | None:
-        if not self.measurable:
-            return None
+    async def compare(self, min_gain: float, *, wait: bool) -> list[Pair] | NotMeasured:
+        if self.obstacle is not None:
+            return NotMeasured(obstacle=self.obstacle)
         return [(self._rate(self.running - 1), self._rate(self.running))] * 2
 
     def why(self) -> str:

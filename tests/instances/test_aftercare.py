@@ -10,8 +10,8 @@ import pytest
 from slotproxy.instances import aftercare
 from slotproxy.instances.aftercare import Aftercare
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.profiles.catalog import Idle
 from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Idle
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.slots.leases import Lease

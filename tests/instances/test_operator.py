@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.instances.operator import Operator
-from slotproxy.instances.scaling.planner import Decision, Move
 
 FITS = Decision(move=Move.ADD, reason="fits", sentence="it fits")
-FULL = Decision(move=Move.STOP, reason="memory", sentence="a second would need 81.2 GiB, 14.1 GiB are left")
+FULL = Decision(
+    move=Move.STOP, reason="memory", sentence="no 2nd instance: it would need about 81.2 GiB, 14.1 GiB free"
+)
 
 
 class One:
@@ -52,7 +54,7 @@ class House:
 
     async def remove(self, instance: One, patience: float) -> None: ...
 
-    async def roll(self, instances: tuple[One, ...], patience: float) -> None: ...
+    async def restart_in_turn(self, instances: tuple[One, ...], patience: float) -> None: ...
 
 
 def operator(house: House) -> Operator:
@@ -67,7 +69,7 @@ def test_what_can_be_done_is_begun() -> None:
     asked.restart("0")
     assert asked.remove() == "1"
     assert asked.remove("0") == "0"
-    assert house.begun == ["_add", "roll", "roll", "remove", "remove"]
+    assert house.begun == ["_add", "restart_in_turn", "restart_in_turn", "remove", "remove"]
 
 
 def test_one_that_is_predicted_not_to_fit_is_refused_with_the_numbers() -> None:

@@ -1,3 +1,8 @@
+from dataclasses import replace
+
+import msgspec
+
+from slotproxy.instances.decisions import Decision, DecisionCount, Move
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 
@@ -36,6 +41,15 @@ def snapshot(*members: Member) -> Snapshot:
 def test_clients_may_rely_on_the_smallest_context_of_those_that_serve() -> None:
     serving = snapshot(member(State.READY, 4096), member(State.READY, 2048), member(State.BACKOFF, 512))
     assert serving.n_ctx == 2048
+
+
+def test_a_snapshot_with_decisions_can_be_said_in_json() -> None:
+    decision = Decision(move=Move.ADD, reason="fits", sentence="starting a 2nd instance")
+    counts = (DecisionCount(decision=Move.ADD, reason="fits", count=2),)
+    decided = replace(snapshot(member(State.READY, 4096)), decisions=(decision,), decision_counts=counts)
+    document = msgspec.json.decode(msgspec.json.encode(decided))
+    assert document["decisions"] == [{"move": "add", "reason": "fits", "sentence": "starting a 2nd instance"}]
+    assert document["decision_counts"] == [{"decision": "add", "reason": "fits", "count": 2}]
 
 
 def test_an_engine_that_does_not_tell_its_context_says_nothing_about_it() -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
@@ -80,7 +80,7 @@ class Owner:
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         self.answers.append((upstream.instance, status, fields, body))
 
-    def in_vain(self, seconds: float) -> InstanceError | None:
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return self.vain
 
 
@@ -286,6 +286,7 @@ def snapshot_of(leases: Leases, upstreams: list[Upstream], kind: Kind = Kind.INS
         memory_limit=1,
         memory_source="",
         decisions=(),
+        decision_counts=(DecisionCount(decision=Move.ADD, reason="fits", count=2),),
         models=({"id": "demo", "meta": {"n_ctx": 8192}},),
         settled=True,
         hopeless=None,

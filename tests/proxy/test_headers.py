@@ -3,27 +3,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.proxy import headers
-from slotproxy.proxy.headers import Field
-
-
-def sent(*fields: Field, drop: frozenset[bytes] = headers.NOT_TO_ENGINE) -> bytes:
-    dropped = headers.Dropped(drop)
-    return headers.request_lines("POST", b"/v1/x?a=1", "127.0.0.1:9", fields, dropped, [(b"api-key", b"k")])
-
-
-def test_a_request_has_our_host_and_no_framing_of_the_clients_and_its_other_fields_as_they_came() -> None:
-    lines = sent((b"Host", b"evil"), (b"X-Odd", b"  two  "), (b"Content-Length", b"99"))
-    assert lines == b"POST /v1/x?a=1 HTTP/1.1\r\nHost: 127.0.0.1:9\r\nX-Odd:   two  \r\napi-key: k\r\n"
-
-
-@pytest.mark.parametrize("name", [b"Connection", b"KEEP-ALIVE", b"te", b"Transfer-Encoding", b"Upgrade", b"Expect"])
-def test_hop_by_hop_fields_never_reach_an_engine(name: bytes) -> None:
-    assert b"secret" not in sent((name, b"secret"))
-
-
-def test_a_field_that_connection_names_is_dropped() -> None:
-    fields = [(b"Connection", b"close, X-Private"), (b"X-Private", b"1"), (b"X-Public", b"2")]
-    assert headers.nominated(fields) == {b"close", b"x-private"}
 
 
 def test_an_answer_keeps_what_the_engine_said_but_for_hops_and_its_cors() -> None:
@@ -69,14 +48,6 @@ def test_the_name_of_a_host_is_without_port_and_lower_case() -> None:
 
 
 def test_a_request_id_is_echoed_only_if_it_is_short_and_printable() -> None:
-    assert headers.valid_request_id("abc-123")
-    for bad in ("", "a b", "a\nb", "ü", "x" * 129):
+    assert headers.valid_request_id(b"abc-123")
+    for bad in (b"", b"a b", b"a\nb", b"\xfc", b"x" * 129):
         assert not headers.valid_request_id(bad)
-
-
-def test_the_verdicts_on_field_names_are_remembered_within_bounds() -> None:
-    dropped = headers.Dropped(frozenset({b"te"}))
-    for number in range(3 * headers.KNOWN_NAMES):
-        assert dropped[b"TE"]
-        assert not dropped[b"x-%d" % number]
-        assert len(dropped) <= headers.KNOWN_NAMES

@@ -6,7 +6,7 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.memory import darwin, machine, nvidia
-from slotproxy.instances.memory.machine import Resident, Vram, Wired, choose, suited
+from slotproxy.instances.memory.machine import Resident, Vram, Wired, choose, gpu_if_used
 from slotproxy.instances.readings import Pressure, Reading, Total
 
 GIB = 1 << 30
@@ -96,4 +96,4 @@ def test_an_engine_seen_on_a_gpu_is_governed_by_its_memory(
     monkeypatch: pytest.MonkeyPatch, before: Any, vram: int, usable: bool, metric: str
 ) -> None:
     gpu(monkeypatch, vram, usable=usable)
-    assert suited(before, [os.getpid()]).metric == metric
+    assert gpu_if_used(before, [os.getpid()]).metric == metric

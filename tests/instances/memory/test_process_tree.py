@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from slotproxy.instances.memory import process_tree
@@ -106,7 +107,8 @@ def test_shared_memory_without_a_file_is_an_engines_own(start: Start) -> None:
 def test_of_a_process_that_is_gone_there_is_no_reading(start: Start) -> None:
     process = start("import sys\n" + WAIT)
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead but not reaped: a zombie has no memory either
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:  # not reaped yet: it has no memory either
+        time.sleep(0.005)
     assert read_tree(process.pid) is None
     process.wait()
     assert read_tree(process.pid) is None

@@ -10,7 +10,6 @@ import pytest
 from slotproxy.instances.processes.enginelog import EngineLog
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.process import Exit, Process
-from slotproxy.instances.profiles.catalog import Stop
 from tests.instances.conftest import SOON
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -94,21 +93,21 @@ async def test_a_program_that_cannot_be_run_raises(shell: Shell) -> None:
 async def test_term_ends_a_polite_one(shell: Shell) -> None:
     process = await shell.spawn(POLITE)
     await shell.line()
-    ended = await process.stop(Stop(term=SOON, again=SOON))
-    assert ended == Exit(code=-signal.SIGTERM, wished=True)
+    ended = await process.stop(term=SOON, again=SOON)
+    assert ended == Exit(code=-signal.SIGTERM, by_us=True)
 
 
 async def test_a_second_term_is_tried_before_kill(shell: Shell) -> None:
     process = await shell.spawn(SECOND_TIME)
     await shell.line()
-    assert (await process.stop(Stop(term=0.3, again=SOON))).code == 7
+    assert (await process.stop(term=0.3, again=SOON)).code == 7
 
 
 async def test_one_that_does_not_listen_is_killed(shell: Shell) -> None:
     process = await shell.spawn(DEAF)
     await shell.line()
-    ended = await process.stop(Stop(term=0.05, again=0.05))
-    assert ended == Exit(code=-signal.SIGKILL, wished=True)
+    ended = await process.stop(term=0.05, again=0.05)
+    assert ended == Exit(code=-signal.SIGKILL, by_us=True)
     assert not ended.probably_out_of_memory
 
 
@@ -116,7 +115,7 @@ async def test_no_member_of_the_group_survives(shell: Shell) -> None:
     process = await shell.spawn(FAMILY)
     child = psutil.Process(int(await shell.line()))
     await shell.line(1)
-    await process.stop(Stop(term=SOON, again=SOON))
+    await process.stop(term=SOON, again=SOON)
     child.wait(SOON)
 
 
@@ -125,7 +124,7 @@ async def test_a_cancelled_stop_still_kills(shell: Shell) -> None:
     await shell.line()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await process.stop(Stop(term=60, again=60))
+            await process.stop(term=60, again=60)
     async with asyncio.timeout(SOON):
         await process.exited
 
@@ -141,11 +140,11 @@ async def test_an_exit_does_not_wait_for_a_descendant_that_keeps_the_output_open
 @pytest.mark.parametrize(
     ("ended", "sentence"),
     [
-        (Exit(code=2, wished=False), "the engine exited with status 2"),
-        (Exit(code=-9, wished=False), "the engine was killed by signal 9 (SIGKILL), probably out of memory"),
-        (Exit(code=-9, wished=True), "the engine was killed by signal 9 (SIGKILL)"),
-        (Exit(code=-11, wished=False), "the engine was killed by signal 11 (SIGSEGV)"),
-        (Exit(code=-200, wished=False), "the engine was killed by signal 200 (unknown)"),
+        (Exit(code=2, by_us=False), "the engine exited with status 2"),
+        (Exit(code=-9, by_us=False), "the engine was killed by signal 9 (SIGKILL), probably out of memory"),
+        (Exit(code=-9, by_us=True), "the engine was killed by signal 9 (SIGKILL)"),
+        (Exit(code=-11, by_us=False), "the engine was killed by signal 11 (SIGSEGV)"),
+        (Exit(code=-200, by_us=False), "the engine was killed by signal 200 (unknown)"),
     ],
 )
 def test_an_exit_is_a_plain_sentence(ended: Exit, sentence: str) -> None:

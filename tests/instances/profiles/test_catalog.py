@@ -54,19 +54,6 @@ def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
     assert "{port}" in " ".join((*profile.args, *profile.env.values()))
 
 
-def test_where_one_process_that_batches_is_better_the_profile_says_how() -> None:
-    sole = {name for name in catalog.names() if catalog.load(name).sole}
-    assert sole == {"mlx_lm.server", "mlxcel-server", "ollama", "tabbyapi", "tgi", "vllm"}
-
-
-def test_an_instance_gets_as_many_ports_as_its_arguments_name() -> None:
-    assert {name: catalog.load(name).ports for name in ("tgi", "vllm")} == {"tgi": 3, "vllm": 1}
-
-
-def test_which_engines_can_be_told_the_context_of_a_request() -> None:
-    assert [name for name in catalog.names() if not catalog.load(name).takes_ctx] == ["mlx_lm.server"]
-
-
 def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL)
@@ -137,3 +124,42 @@ def test_who_holds_the_lock_and_what_is_fatal_comes_from_the_file() -> None:
 def test_an_ordinary_line_is_not_taken_for_a_fatal_one(name: str, line: str) -> None:
     patterns = [fatal.pattern for fatal in catalog.load(name).fatal]
     assert [pattern for pattern in patterns if re.search(pattern, line)] == []
+
+
+TABLES = """name = "x"
+warm-up.body = { a = 1 }
+
+[stop] # how it ends
+term = 1
+
+[[fatal]]
+pattern = "a"
+
+[[fatal]]
+"pattern" = "b"
+args = [
+    "--port", "{prot}",
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (("name",), 1),
+        (("warm-up", "body"), 2),
+        (("warm-up", "body", "a"), 2),
+        (("stop",), 4),
+        (("stop", "term"), 5),
+        (("stop", "trem"), 4),
+        (("fatal", 0, "pattern"), 8),
+        (("fatal", 1, "pattern"), 11),
+        (("fatal", 1, "kind"), 10),
+        (("{prot}",), 13),
+        (("{other}",), None),
+        (("elsewhere",), None),
+        ((), None),
+    ],
+)
+def test_a_key_is_found_or_else_what_contains_it(keys: tuple[str | int, ...], line: int | None) -> None:
+    assert catalog.line_of(TABLES, keys) == line

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.profiles import catalog, context
-from slotproxy.instances.profiles.catalog import Context, Profile
+from slotproxy.instances.profiles.profile import Context, Profile
 
 TOKENS = st.integers(min_value=512, max_value=1 << 20)
 

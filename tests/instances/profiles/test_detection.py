@@ -109,3 +109,17 @@ async def test_what_is_not_installed_is_shown_as_the_newest_would_run(monkeypatc
 async def test_a_wrong_executable_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="check --engine-bin"):
         await detect(catalog.load("ds4-server"), "/nowhere/ds4")
+
+
+async def test_the_help_is_read_only_for_a_profile_that_asks(tmp_path: Path) -> None:
+    program = (engine(tmp_path / "engine", "echo --load-mode $1"),)
+    assert await detection.help_text(catalog.load("llama-server"), program) == "--load-mode --help\n"
+    assert await detection.help_text(catalog.load("ds4-server"), program) == ""
+
+
+async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detection, "HELP_TIMEOUT", 0.05)
+    program = (engine(tmp_path / "engine", "exec sleep 60"),)
+    assert "--load-mode" in await detection.help_text(catalog.load("llama-server"), program)

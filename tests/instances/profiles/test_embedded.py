@@ -17,9 +17,9 @@ from slotproxy.instances.failures import Cause
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
 from slotproxy.instances.processes import ports
-from slotproxy.instances.profiles import catalog
+from slotproxy.instances.profiles import catalog, selection
 from slotproxy.instances.profiles.embedded import main
-from slotproxy.instances.profiles.launch import Launch, program
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Lease
@@ -32,14 +32,14 @@ LONG = 4000  # tokens nobody waits for
 
 def embedded(model: Path, *extra_args: str) -> Launch:
     profile = catalog.load("embedded")
-    run = program(profile, None)
+    run = selection.program(profile, None)
     return Launch(profile=profile, program=run, model=model, name="demo", ctx=1024, threads=1, extra_args=extra_args)
 
 
 @pytest.fixture
 async def engine(world: World, demo_model: Path) -> Instance:
     instance = await world.started(embedded(demo_model))
-    assert instance.standing.state is State.READY, instance.standing.reason
+    assert instance.status.state is State.READY, instance.status.reason
     world.leases.owner = Aftercare(world.leases, lambda: tuple(world.instances), world.tasks)
     return instance
 
@@ -125,9 +125,8 @@ async def test_an_idle_one_ends_at_once_and_one_with_a_stream_as_soon_as_that_is
     await assert_nobody_on(upstream.port)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
 def test_it_dies_with_the_process_that_started_it(demo_model: Path) -> None:
-    if not sys.platform.startswith("linux"):
-        pytest.skip("only Linux has a parent-death signal")
     command = [sys.executable, "-m", "slotproxy.instances.profiles.embedded", "-m", str(demo_model), "--port", "0"]
     parent_code = f"import subprocess; child = subprocess.Popen({command!r}, stderr=subprocess.STDOUT); child.wait()"
     parent = subprocess.Popen([sys.executable, "-c", parent_code], stdout=subprocess.PIPE)
@@ -165,9 +164,9 @@ async def test_a_model_it_cannot_load_is_named(world: World, tmp_path: Path, con
         (tmp_path / "m.gguf").write_bytes(content)
     instance = await world.started(embedded(tmp_path / "m.gguf"))
     assert world.states() == [State.STARTING, State.BACKOFF, State.FAILED]
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.MODEL
-    assert said in instance.standing.reason
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.MODEL
+    assert said in instance.status.reason
 
 
 async def test_a_taken_port_is_left_for_another(
@@ -177,14 +176,14 @@ async def test_a_taken_port_is_left_for_another(
         offered = iter([taken.getsockname()[1], ports.free("127.0.0.1")])
         monkeypatch.setattr(ports, "free", lambda host: next(offered))
         instance = await world.started(embedded(demo_model))
-    assert instance.standing.state is State.READY
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.PORT_TAKEN
+    assert instance.status.state is State.READY
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.PORT_TAKEN
 
 
 async def test_an_unknown_argument_is_the_reason_it_does_not_start(world: World, demo_model: Path) -> None:
     instance = await world.started(embedded(demo_model, "--bogus"))
-    assert "unrecognized arguments: --bogus" in instance.standing.reason
+    assert "unrecognized arguments: --bogus" in instance.status.reason
 
 
 def test_without_the_wheel_it_says_what_to_install(

@@ -1,6 +1,4 @@
-import importlib.util
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,65 +101,6 @@ def test_it_runs_in_its_own_directory_unless_the_profile_says_otherwise() -> Non
     assert Launch(profile=there, program=(), model=Path(), name="", ctx=1, threads=1).cwd(PLACE) == Path("/opt/ds4")
 
 
-def test_auto_takes_the_embedded_engine_when_it_is_installed() -> None:
-    assert launch.choose("auto", GGUF, None).name == "embedded"
-
-
-def test_auto_takes_llama_server_when_there_is_nothing_embedded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    executable(tmp_path / "llama-server")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert launch.choose("auto", GGUF, None).name == "llama-server"
-
-
-def test_auto_without_any_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigurationError, match=r"pip install 'slotproxy\[embedded\]'"):
-        launch.choose("auto", GGUF, None)
-
-
-@pytest.mark.parametrize(("engine_bin", "name"), [("/opt/ds4-server", "ds4-server"), ("/opt/my-llama", "llama-server")])
-def test_auto_with_an_executable_goes_by_its_name(engine_bin: str, name: str) -> None:
-    assert launch.choose("auto", GGUF, engine_bin).name == name
-
-
-def test_auto_takes_for_a_directory_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigurationError, match="no engine for a model directory is installed; install one of mlx_lm"):
-        launch.choose("auto", DIRECTORY, None)
-    executable(tmp_path / "vllm")
-    assert launch.choose("auto", DIRECTORY, None).name == "vllm"
-
-
-@pytest.mark.parametrize(("engine", "names"), [("auto", False), ("embedded", False), ("ollama", True)])
-def test_only_some_engines_resolve_a_models_name_themselves(engine: str, names: bool) -> None:
-    assert launch.takes_names(engine) is names
-
-
-def cautions(engine: str, *, instances: int | None, ctx_size: int | None = None) -> list[str]:
-    return list(launch.cautions(catalog.load(engine), instances=instances, ctx_size=ctx_size))
-
-
-@pytest.mark.parametrize("instances", [None, 2])
-def test_several_instances_of_an_engine_that_batches_and_shares_nothing_are_advised_against(
-    instances: int | None,
-) -> None:
-    (sentence,) = cautions("vllm", instances=instances)
-    assert "start one yourself with --max-num-seqs K and give it as --upstream URL,slots=K" in sentence
-
-
-def test_one_instance_of_it_or_several_that_share_the_model_are_fine() -> None:
-    assert cautions("vllm", instances=1) == cautions("llama-server", instances=4) == []
-
-
-def test_a_context_that_cannot_be_set_is_said_to_have_no_effect() -> None:
-    (sentence,) = cautions("mlx_lm.server", instances=1, ctx_size=2048)
-    assert sentence == "mlx_lm.server cannot be told how much context a request may have: --ctx-size has no effect"
-
-
 async def test_a_name_goes_to_the_engine_as_it_is_and_a_path_as_an_absolute_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,43 +108,9 @@ async def test_a_name_goes_to_the_engine_as_it_is_and_a_path_as_an_absolute_one(
     monkeypatch.setenv("PATH", str(tmp_path))
     settings = SupplySettings(model=Path("m"), state_dir=Path("s"), engine="vllm")
     named = ModelFacts(path=Path("org/m:3b"), name="org/m:3b", kind="name", size=0)
-    assert "org/m:3b" in (await launch.plan(settings, named)).command(PLACE)
+    assert "org/m:3b" in (await launch.prepare(settings, named)).command(PLACE)
     there = ModelFacts(path=Path("m"), name="m", kind="directory", size=1)
-    assert (await launch.plan(settings, there)).model.is_absolute()
-
-
-@pytest.mark.parametrize("engine", ["auto", "embedded"])
-def test_a_model_directory_needs_an_engine_that_takes_one(engine: str) -> None:
-    with pytest.raises(ConfigurationError):
-        launch.choose(engine, DIRECTORY, None)
-
-
-def test_a_missing_executable_is_answered_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(ConfigurationError, match="build ds4 and put ds4-server on PATH"):
-        launch.program(catalog.load("ds4-server"), None)
-    with pytest.raises(ConfigurationError, match="/nowhere/ds4 is not an executable file; check --engine-bin"):
-        launch.program(catalog.load("ds4-server"), "/nowhere/ds4")
-    with pytest.raises(ConfigurationError, match="leave out --engine-bin"):
-        launch.program(catalog.load("embedded"), "/bin/true")
-
-
-def test_a_module_runs_in_our_interpreter() -> None:
-    assert launch.program(catalog.load("embedded"), None)[:1] == (sys.executable,)
-
-
-async def test_the_help_is_read_only_for_a_profile_that_asks(tmp_path: Path) -> None:
-    program = (executable(tmp_path / "engine", "#!/bin/sh\necho --load-mode $1\n"),)
-    assert await launch.help_text(catalog.load("llama-server"), program) == "--load-mode --help\n"
-    assert await launch.help_text(catalog.load("ds4-server"), program) == ""
-
-
-async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(launch, "HELP_TIMEOUT", 0.05)
-    program = (executable(tmp_path / "engine", "#!/bin/sh\nexec sleep 60\n"),)
-    assert "--load-mode" in await launch.help_text(catalog.load("llama-server"), program)
+    assert (await launch.prepare(settings, there)).model.is_absolute()
 
 
 @pytest.mark.parametrize(
@@ -222,4 +127,4 @@ def test_all_engines_together_have_no_more_threads_than_there_are_cores(
 async def test_a_launch_is_refused_with_arguments_that_are_not_the_users_to_set(demo_model: Path) -> None:
     settings = SupplySettings(model=demo_model, state_dir=Path(), engine="embedded", engine_args=("-np", "4"))
     with pytest.raises(ConfigurationError, match=r"^-np after -- is set by slotproxy: give --instances before --"):
-        await launch.plan(settings, model.check(demo_model))
+        await launch.prepare(settings, model.check(demo_model))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.errors import ConfigurationError
-from slotproxy.instances.profiles import catalog, launch
+from slotproxy.instances.profiles import catalog, own_arguments
 from slotproxy.instances.profiles.own_arguments import refusal
 
 ARGS = ["--model", "{model}", "--port={port}", "-c", "{ctx}", "--kv", "{kv}", "-t", "{threads}", "--metrics", "-v"]
@@ -55,11 +55,11 @@ def test_no_shipped_engine_can_be_given_another_model_address_or_context(name: s
     for flag, value in zip(profile.args, profile.args[1:], strict=False):
         if flag.startswith("-") and any(f"{{{word}}}" in value for word in ("model", "host", "port", "ctx", "kv")):
             with pytest.raises(ConfigurationError, match=f"^{flag} after -- is set by slotproxy"):
-                launch.check_arguments(profile, [flag, "x"])
-    launch.check_arguments(profile, ["--some-flag-of-its-own", "--threads", "2", "-ngl", "99"])
+                own_arguments.check(profile, [flag, "x"])
+    own_arguments.check(profile, ["--some-flag-of-its-own", "--threads", "2", "-ngl", "99"])
 
 
 def test_several_slots_in_one_of_several_instances_are_refused() -> None:
     for name, flag in (("llama-server", "-np"), ("embedded", "--parallel"), ("vllm", "--max-num-seqs")):
         with pytest.raises(ConfigurationError, match="give --instances before --"):
-            launch.check_arguments(catalog.load(name), [flag, "4"])
+            own_arguments.check(catalog.load(name), [flag, "4"])

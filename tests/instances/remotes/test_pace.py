@@ -46,9 +46,9 @@ class PaceMachine(RuleBasedStateMachine):
         assert not scarce or self.pace.window == before
 
     @rule(wait=st.floats(0, 1e5), jitter=JITTER)
-    def starved(self, wait: float, jitter: float) -> None:
+    def exhausted(self, wait: float, jitter: float) -> None:
         before = self.pace.window
-        self.pace.starved(wait, self.now, jitter)
+        self.pace.exhausted(wait, self.now, jitter)
         assert self.pace.window == before, "it served: it is not asked less at once, only later"
         assert self.now <= self.now + min(wait, LONGEST) <= self.pace.until
 

@@ -4,18 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.remotes.ratelimits import (
-    LONGEST,
-    REFUSALS,
-    Allowance,
-    Field,
-    Reason,
-    allowances,
-    refusal,
-    retry_after,
-    scarce,
-    starved,
-)
+from slotproxy.instances.remotes.ratelimits import LONGEST, Reason, allowances, exhausted, refusal, retry_after, scarce
+from slotproxy.instances.snapshot import Allowance
+from slotproxy.instances.upstream import REFUSALS, Field
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 DATE = (b"Date", b"Fri, 15 Jan 2027 08:00:00 GMT")
@@ -88,10 +79,10 @@ def test_a_limit_told_in_part_is_no_limit() -> None:
 
 
 def test_nothing_left_is_worth_a_wait_until_a_twentieth_is_there_again() -> None:
-    assert starved({}) == 0
-    assert starved({"requests": Allowance(limit=500, remaining=1, reset=60)}) == 0
-    assert starved({"requests": Allowance(limit=500, remaining=0, reset=60)}) == pytest.approx(3)
-    assert starved({"requests": Allowance(limit=3, remaining=0, reset=60)}) == pytest.approx(20)
+    assert exhausted({}) == 0
+    assert exhausted({"requests": Allowance(limit=500, remaining=1, reset=60)}) == 0
+    assert exhausted({"requests": Allowance(limit=500, remaining=0, reset=60)}) == pytest.approx(3)
+    assert exhausted({"requests": Allowance(limit=3, remaining=0, reset=60)}) == pytest.approx(20)
 
 
 def test_less_than_a_fifth_of_any_limit_is_scarce() -> None:
@@ -174,4 +165,4 @@ def test_whatever_a_server_says_is_read_or_ignored(told: list[Field], status: in
     found = refusal(status, told, body, NOW)
     assert found is not None
     assert found.wait is None or 0 <= found.wait <= LONGEST
-    assert 0 <= starved(allowances(told, NOW)) <= LONGEST
+    assert 0 <= exhausted(allowances(told, NOW)) <= LONGEST

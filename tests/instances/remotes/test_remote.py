@@ -7,15 +7,19 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from slotproxy.instances.aftercare import Aftercare
-from slotproxy.instances.errors import HeldBack
+from slotproxy.instances.errors import ConfigurationError, HeldBack
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.remotes import remote
+from slotproxy.instances.remotes import health, remote
 from slotproxy.instances.remotes.endpoint import upstream_of
-from slotproxy.instances.remotes.remote import Remote
+from slotproxy.instances.remotes.remote import Remote, Remotes
+from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.settings import UpstreamSpec
+from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World
 
+ONE, TWO, THREE = (UpstreamSpec(url=f"http://127.0.0.1:{port}") for port in (1, 2, 3))
 MODELS = {"object": "list", "data": [{"id": "m", "meta": {"n_ctx": 2048}}]}
 
 
@@ -83,7 +87,7 @@ async def test_one_that_lost_its_health_is_withdrawn_when_a_request_says_so_and_
 ) -> None:
     await world.reached(State.READY, name="u0")
     elsewhere.health = 503
-    there.doubt()
+    there.check_again()
     await world.reached(State.BACKOFF, name="u0")
     assert world.leases.upstreams == ()
     assert there.member().reason.endswith("/health answers 503")
@@ -97,7 +101,7 @@ async def test_one_that_limits_even_looks_at_it_lives(world: World, elsewhere: E
     await world.reached(State.READY, name="u0")
     elsewhere.health, elsewhere.models = 404, 429
     asked = elsewhere.asked
-    there.doubt()
+    there.check_again()
     await world.leases.wait(SOON)
     assert elsewhere.asked > asked
     assert State.BACKOFF not in world.states("u0")
@@ -122,7 +126,7 @@ async def test_a_key_that_is_missing_is_asked_for(world: World) -> None:
 async def test_a_refused_key_is_named(world: World, elsewhere: Elsewhere, there: Remote) -> None:
     await world.reached(State.READY, name="u0")
     elsewhere.models = 401
-    there.doubt()
+    there.check_again()
     await world.reached(State.BACKOFF, name="u0")
     assert there.member().reason.endswith("it refuses the API key (401)")
 
@@ -157,7 +161,7 @@ async def test_one_that_answers_nothing_to_a_doubt_is_withdrawn_although_it_work
     assert lease is not None
     monkeypatch.setattr("slotproxy.instances.running.probe.TIMEOUT", 0.05)
     elsewhere.health = elsewhere.models = None
-    there.doubt()
+    there.check_again()
     assert world.leases.upstreams == ()
     await world.reached(State.BACKOFF, name="u0")
     lease.release()
@@ -165,7 +169,7 @@ async def test_one_that_answers_nothing_to_a_doubt_is_withdrawn_although_it_work
 
 async def test_a_doubted_one_is_looked_at_at_once_and_offered_again(world: World, there: Remote) -> None:
     await world.reached(State.READY, name="u0")
-    there.doubt()
+    there.check_again()
     lease = await world.leases.wait(SOON)
     assert lease.upstream is there.upstream
     lease.release()
@@ -222,10 +226,10 @@ async def test_what_was_left_once_says_nothing_about_an_answer_that_tells_no_lim
 async def test_an_api_that_is_known_is_not_asked_for_its_health(
     world: World, elsewhere: Elsewhere, there: Remote, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "WITHOUT_HEALTH", {"127.0.0.1"})
+    monkeypatch.setattr(health, "WITHOUT_HEALTH", {"127.0.0.1"})
     await world.reached(State.READY, name="u0")
     elsewhere.health = 503
-    there.doubt()
+    there.check_again()
     assert (await world.leases.wait(SOON)).upstream is there.upstream
 
 
@@ -272,7 +276,7 @@ async def test_a_wait_for_upstreams_that_are_held_back_longer_is_in_vain(world: 
     with pytest.raises(HeldBack, match=r"takes no request: its rate limit is reached$") as held:
         await world.leases.wait(39)
     assert held.value.seconds > 39
-    assert owner.in_vain(60) is None
+    assert owner.why_no_slot_within(60) is None
 
 
 async def test_a_run_of_short_pauses_is_told_once_and_its_end_too(
@@ -292,3 +296,31 @@ async def test_a_run_of_short_pauses_is_told_once_and_its_end_too(
         "upstream u0: all 3 slots again",
         "upstream u0: its rate limit is reached",
     ]
+
+
+def names(remotes: Remotes) -> list[str]:
+    return [remote.id for remote in remotes]
+
+
+async def test_what_is_named_again_stays_and_the_rest_comes_and_goes() -> None:
+    remotes = Remotes(Leases(Pool(8)), Probe(), lambda step: None)
+    assert not remotes
+    async with asyncio.TaskGroup() as tasks:
+        remotes.adopt(remotes.plan([ONE, TWO], {}), tasks)
+        first, second = remotes
+        assert names(remotes) == ["u0", "u1"]
+        remotes.adopt(remotes.plan([TWO, THREE], {}), tasks)
+        assert first not in tuple(remotes)
+        assert next(iter(remotes)) is second
+        assert names(remotes) == ["u1", "u2"]  # the old one's name may still be in answers and metrics
+        remotes.adopt(remotes.plan([ONE], {}), tasks)
+        assert names(remotes) == ["u0"]
+        remotes.adopt({}, tasks)  # their tasks end, or the group would wait for ever
+    assert not remotes
+
+
+async def test_a_wrong_one_is_refused_before_anything_changes() -> None:
+    remotes = Remotes(Leases(Pool(8)), Probe(), lambda step: None)
+    with pytest.raises(ConfigurationError):
+        remotes.plan([ONE, UpstreamSpec(url="nonsense")], {})
+    assert not remotes

@@ -15,8 +15,8 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.locks import FileLock
-from slotproxy.instances.profiles.catalog import Lock, Ready, WarmUp
 from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Lock, Ready, WarmUp
 from slotproxy.instances.running.engine import EngineFailed, spawned
 from slotproxy.instances.running.probe import Probe
 from tests.instances.conftest import SOON, assert_gone, is_free, stub_launch
@@ -71,7 +71,7 @@ async def test_an_engine_that_locks_for_itself_names_a_foreign_holder(tmp_path: 
     lock = FileLock.take(tmp_path / "0" / "engine.lock")
     async with spawned("0", stub_launch(gguf), tmp_path / "0", Guardian()) as engine:
         await engine.process.exited
-        failure = await engine.post_mortem(None)
+        failure = await engine.why_it_ended(None)
         assert failure.cause is Cause.LOCK_HELD
         assert "another ds4 process is already running (pid " in failure.sentence
     lock.release()
@@ -143,11 +143,11 @@ async def test_the_post_mortem_believes_the_log_then_the_suspicion_then_the_exit
 ) -> None:
     launch = stub_launch(gguf, program=(sys.executable, "-c", code))
     async with spawned("0", launch, tmp_path / "0", Guardian()) as engine:
-        assert (await engine.post_mortem(suspected)).cause is cause
+        assert (await engine.why_it_ended(suspected)).cause is cause
 
 
 async def test_a_crash_is_told_with_its_last_words(tmp_path: Path, gguf: Path) -> None:
     launch = stub_launch(gguf, program=(sys.executable, "-c", "print('boom'); raise SystemExit(3)"))
     async with spawned("0", launch, tmp_path / "0", Guardian()) as engine:
-        sentence = (await engine.post_mortem(None)).sentence
+        sentence = (await engine.why_it_ended(None)).sentence
     assert sentence == "the engine exited with status 3; its last words: boom"

@@ -45,7 +45,7 @@ async def test_one_is_taken_out_only_when_its_requests_have_ended(yard: Yard) ->
     lease = yard.leases.take()
     assert lease is not None
     removal = yard.tasks.create_task(yard.fleet.remove(instance, patience=SOON))
-    while instance.standing.state is not State.DRAINING:
+    while instance.status.state is not State.DRAINING:
         await asyncio.sleep(0)
     assert yard.fleet.staying == ()
     assert yard.leases.take() is None
@@ -59,7 +59,7 @@ async def test_patience_ends(yard: Yard) -> None:
     (instance,) = await yard.ready()
     assert yard.leases.take() is not None
     await asyncio.wait_for(yard.fleet.remove(instance, patience=0), SOON)
-    assert instance.standing.state is State.STOPPED
+    assert instance.status.state is State.STOPPED
 
 
 async def test_the_lowest_free_number_is_the_next(yard: Yard) -> None:
@@ -83,30 +83,32 @@ async def test_the_newest_idle_one_is_found(yard: Yard) -> None:
 async def test_all_are_restarted_in_turn_and_one_serves_at_every_moment(yard: Yard) -> None:
     instances = await yard.ready(2)
     before = [pid_of(instance) for instance in instances]
-    rolling = yard.tasks.create_task(yard.fleet.roll(instances, patience=SOON))
+    rolling = yard.tasks.create_task(yard.fleet.restart_in_turn(instances, patience=SOON))
     while not rolling.done():
         assert yard.leases.upstreams
         await asyncio.sleep(0)
     assert rolling.result()
     assert not set(before) & {pid_of(instance) for instance in instances}
-    assert [instance.standing.restarts for instance in instances] == [1, 1]
+    assert [instance.status.restarts for instance in instances] == [1, 1]
 
 
 async def test_a_restart_asked_for_several_times_before_it_began_is_one_restart(yard: Yard) -> None:
     instances = await yard.ready(2)
-    rolls = [yard.tasks.create_task(yard.fleet.roll(instances, patience=SOON)) for _ in range(3)]
-    rolls += [yard.tasks.create_task(yard.fleet.roll((instances[1],), patience=SOON)) for _ in range(3)]
+    rolls = [yard.tasks.create_task(yard.fleet.restart_in_turn(instances, patience=SOON)) for _ in range(3)]
+    rolls += [yard.tasks.create_task(yard.fleet.restart_in_turn((instances[1],), patience=SOON)) for _ in range(3)]
     assert all(await asyncio.wait_for(asyncio.gather(*rolls), SOON))
-    assert [instance.standing.restarts for instance in instances] == [1, 1]
-    assert await asyncio.wait_for(yard.fleet.roll(instances, patience=SOON), SOON)
-    assert [instance.standing.restarts for instance in instances] == [2, 2]
+    assert [instance.status.restarts for instance in instances] == [1, 1]
+    assert await asyncio.wait_for(yard.fleet.restart_in_turn(instances, patience=SOON), SOON)
+    assert [instance.status.restarts for instance in instances] == [2, 2]
 
 
 async def test_a_roll_stops_at_one_that_does_not_come_back(yard: Yard, gguf: Path) -> None:
     first, second = await yard.ready(2)
     pid = pid_of(second)
-    assert not await yard.fleet.roll((first, second), patience=0, launch=stub_launch(gguf.parent / "none.gguf"))
-    assert first.standing.state is State.FAILED
+    assert not await yard.fleet.restart_in_turn(
+        (first, second), patience=0, launch=stub_launch(gguf.parent / "none.gguf")
+    )
+    assert first.status.state is State.FAILED
     assert pid_of(second) == pid
 
 
@@ -116,7 +118,7 @@ async def test_an_engine_that_dies_while_it_drains_for_a_restart_comes_back(yard
     lease = yard.leases.take()
     assert lease is not None
     restart = yard.tasks.create_task(yard.fleet.restart(instance, patience=SOON))
-    while instance.standing.state is not State.DRAINING:
+    while instance.status.state is not State.DRAINING:
         await asyncio.sleep(0)
     engine = instance._engine
     assert engine is not None
@@ -135,5 +137,5 @@ async def test_a_restart_of_one_that_is_being_taken_out_does_nothing(yard: Yard)
     await asyncio.sleep(0)
     lease.release()
     await asyncio.wait_for(asyncio.gather(removal, restart), SOON)
-    assert instance.standing.state is State.STOPPED
-    assert instance.standing.restarts == 0
+    assert instance.status.state is State.STOPPED
+    assert instance.status.restarts == 0

@@ -12,7 +12,7 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes import ports
 from slotproxy.instances.processes.locks import FileLock
-from slotproxy.instances.profiles.catalog import Stop
+from slotproxy.instances.profiles.profile import Stop
 from slotproxy.instances.running.backoff import Backoff
 from tests.instances.conftest import SOON, World, assert_gone, is_free, pid_of, stub_launch, upstream_of
 
@@ -61,7 +61,7 @@ async def test_one_that_exits_at_once_fails_after_the_allowed_tries_with_the_rea
     world: World, gguf: Path
 ) -> None:
     instance = await world.started(stub_launch(gguf, "--bogus"))
-    assert instance.standing.state is State.FAILED
+    assert instance.status.state is State.FAILED
     assert world.states().count(State.STARTING) == 1 + Backoff().most
     assert "exited with status 2; its last words: ds4-server: error: unrecognized arguments: --bogus" in (
         instance.member().reason
@@ -90,8 +90,8 @@ async def test_a_bad_model_is_named_and_not_retried(world: World, tmp_path: Path
     (tmp_path / "bad.gguf").write_bytes(b"junk")
     instance = await world.started(stub_launch(tmp_path / "bad.gguf"))
     assert world.states() == [State.STARTING, State.BACKOFF, State.FAILED]
-    assert instance.standing.failure is not None
-    assert instance.standing.failure.cause is Cause.MODEL
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.MODEL
 
 
 async def test_an_engine_too_large_for_the_machine_is_not_started_again_and_again(world: World, gguf: Path) -> None:
@@ -108,7 +108,7 @@ async def test_a_taken_port_is_left_for_another_without_a_delay(
         monkeypatch.setattr(ports, "free", lambda host: next(offered))
         instance = await world.started(stub_launch(gguf), backoff=NEVER)
     assert world.states() == [State.STARTING, State.BACKOFF, *UP]
-    assert instance.standing.reason.startswith("its port is taken: ds4-server: failed to listen on 127.0.0.1:")
+    assert instance.status.reason.startswith("its port is taken: ds4-server: failed to listen on 127.0.0.1:")
 
 
 async def test_three_other_ports_are_tried(world: World, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ async def test_one_that_ignores_term_is_killed(world: World, gguf: Path) -> None
 async def test_a_failed_instance_comes_back_when_it_is_asked_to(world: World, tmp_path: Path) -> None:
     model = tmp_path / "model.gguf"
     instance = await world.started(stub_launch(model))
-    assert instance.standing.state is State.FAILED
+    assert instance.status.state is State.FAILED
     model.write_bytes(b"GGUF")
     instance.restart(Failure(cause=Cause.OPERATOR, sentence="asked to"))
     await world.reached(State.READY)
@@ -166,7 +166,7 @@ async def test_a_drained_instance_takes_no_lease_finishes_and_stays_down(world: 
     assert lease is not None
     instance.drain()
     assert world.leases.take() is None
-    assert (instance.standing.state, instance.member().leased) == (State.DRAINING, 1)
+    assert (instance.status.state, instance.member().leased) == (State.DRAINING, 1)
     lease.release()
     os.kill(pid_of(instance), signal.SIGTERM)
     await world.reached(State.STOPPED)
@@ -199,7 +199,7 @@ async def test_a_stop_while_starting_is_obeyed_at_once(world: World, gguf: Path)
 
 
 async def test_the_log_has_one_line_per_transition(world: World, gguf: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "slotproxy.instances.running.state")
+    caplog.set_level(logging.INFO, "slotproxy.instances.running.status")
     await world.started(stub_launch(gguf))
     lines = [record.getMessage() for record in caplog.records if " -> " in record.getMessage()]
     assert len(lines) == len(world.transitions)
@@ -213,7 +213,7 @@ async def test_an_engine_whose_model_file_was_replaced_serves_on_and_is_called_s
     other.write_bytes(b"GGUF, and more")
     other.rename(gguf)
     assert instance.member().stale
-    assert instance.standing.state is State.READY
+    assert instance.status.state is State.READY
     instance.restart(Failure(cause=Cause.OPERATOR, sentence="restarted on request"))
     assert await instance.outcome() is State.READY
     assert not instance.member().stale

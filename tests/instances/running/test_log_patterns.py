@@ -1,13 +1,13 @@
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.profiles import catalog
-from slotproxy.instances.running.log_patterns import LONGEST, Signs
+from slotproxy.instances.running.log_patterns import LONGEST, LogPatterns
 
 
-def after(engine: str, *lines: str) -> Signs:
-    signs = Signs(catalog.load(engine))
+def after(engine: str, *lines: str) -> LogPatterns:
+    patterns = LogPatterns(catalog.load(engine))
     for line in lines:
-        signs.read(line)
-    return signs
+        patterns.read(line)
+    return patterns
 
 
 def test_the_banner_announces_and_an_engine_without_one_needs_none() -> None:

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from slotproxy.instances.profiles.catalog import Context, Idle, Ready, WarmUp
+from slotproxy.instances.profiles.profile import Context, Idle, Ready, WarmUp
 from slotproxy.instances.running.probe import LARGEST, Probe, resolve
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON

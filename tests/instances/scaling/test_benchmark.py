@@ -1,177 +1,132 @@
+"""What is measured and how often, with generations and readings that a test makes up."""
+
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from slotproxy.instances.errors import ShuttingDown
-from slotproxy.instances.running.probe import Probe
-from slotproxy.instances.scaling.benchmark import Run, Trial, TrialFailed
-from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.scaling import benchmark
+from slotproxy.instances.scaling.benchmark import Benchmark
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle, Run
+from slotproxy.instances.scaling.watermarks import Level
 from slotproxy.instances.upstream import Upstream
-from tests.fake_engine import FakeEngine
+from tests.instances.conftest import stub_launch
 
-SOON = 20.0
-PATH, BODY = "/v1/chat/completions", {"messages": [], "stream": True}
-
-
-@dataclass
-class Owner:
-    """Notes which slots were abandoned and gives them back at once."""
-
-    abandoned_on: list[Upstream] = field(default_factory=list)
-
-    def abandoned(self, lease: Lease) -> None:
-        self.abandoned_on.append(lease.upstream)
-        lease.release()
-
-    def failed(self, upstream: Upstream, reason: str) -> None:
-        pass
-
-    def answered(self, *_: Any) -> None:
-        pass
-
-    def in_vain(self, *_: Any) -> None:
-        pass
+GIB = 1 << 30
+SECONDS = 1.0
+ONE, TWO = (Upstream(instance=str(number), host="127.0.0.1", port=1) for number in range(2))
+CALM = Level(running=2, used=0, peak=0, next_cost=0, limit=GIB, total=GIB, available=GIB)
+SHORT = Level(running=2, used=2 * GIB, peak=0, next_cost=0, limit=GIB, total=2 * GIB, available=GIB)
 
 
 @dataclass
-class Ground:
-    """Two engines behind one pool."""
+class Scripted:
+    """Generates, reads memory and tells the level as a test says."""
 
-    leases: Leases
-    trial: Trial
-    engines: list[FakeEngine]
-    upstreams: list[Upstream]
-    owner: Owner
+    rates: tuple[float, float] = (10.0, 20.0)  # of one, of two
+    slow: bool = True  # generations take long enough to be compared
+    level: Level = CALM
+    prevented_at: int = 0  # number of the run that does not come about; 0: all do
+    obstacle: Obstacle = Obstacle.CLIENTS
+    sizes: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    learnt: list[int] = field(default_factory=list)
+    held: list[int] = field(default_factory=lambda: [1000, 1100])
+    reading_took: float = 0.0
+    generates: bool = True
 
-    async def run(self, patience: float = 0.0) -> Run | None:
-        async with asyncio.timeout(SOON):
-            return await self.trial.run(self.upstreams, PATH, BODY, patience)
+    async def run(self, upstreams: Sequence[Upstream], path: str, body: Any, patience: float) -> Run | NotMeasured:
+        self.sizes.append(len(upstreams))
+        self.tokens.append(body.get("max_tokens", body.get("n_predict")))
+        if not self.generates:
+            await asyncio.Event().wait()
+        if len(self.sizes) == self.prevented_at:
+            return NotMeasured(obstacle=self.obstacle, sentence="instance 0 did not generate")
+        seconds = SECONDS if self.slow else SECONDS / self.tokens[-1]
+        return Run(tokens=int(self.rates[len(upstreams) - 1] * seconds * 100), seconds=seconds * 100)
 
-    def behave(self, **how: Any) -> None:
-        for engine in self.engines:
-            engine.default = how
-
-    async def busy(self, count: int = 2) -> None:
-        async with asyncio.timeout(SOON):
-            while sum(engine.busy for engine in self.engines) < count:
-                await asyncio.sleep(0.005)
-
-    @property
-    def leased(self) -> int:
-        return sum(self.leases.leased(upstream) for upstream in self.upstreams)
-
-
-@pytest.fixture
-async def ground() -> AsyncIterator[Ground]:
-    leases, owner = Leases(Pool(8)), Owner()
-    leases.owner = owner
-    async with AsyncExitStack() as exits:
-        engines = [await exits.enter_async_context(FakeEngine()) for _ in range(2)]
-        upstreams = [
-            Upstream(instance=str(number), host="127.0.0.1", port=engine.port) for number, engine in enumerate(engines)
-        ]
-        for upstream in upstreams:
-            leases.add(upstream)
-        probe = await exits.enter_async_context(Probe())
-        yield Ground(leases, Trial(leases, probe), engines, upstreams, owner)
-
-
-async def test_all_generate_at_once_and_their_tokens_are_counted_together(ground: Ground) -> None:
-    ground.behave(events=5, gap=0.01)
-    run = await ground.run()
-    assert run is not None
-    assert run.tokens == 10
-    assert run.rate == 10 / run.seconds
-    assert [engine.peak for engine in ground.engines] == [1, 1]
-    assert ground.leased == 0
-    assert ground.owner.abandoned_on == []
-
-
-async def test_a_client_that_comes_is_served_first(ground: Ground) -> None:
-    ground.behave(events=1000, gap=0.05)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(ground.run())
-        await ground.busy()
-        lease = await ground.leases.wait(SOON)
-        assert await running is None
-    assert ground.owner.abandoned_on == ground.upstreams, "their engines may still be working"
-    lease.release()
-    assert ground.leased == 0
-
-
-@pytest.mark.parametrize("patience", [0.0, 0.05])
-async def test_engines_that_clients_use_are_left_alone(ground: Ground, patience: float) -> None:
-    lease = ground.leases.take()
-    assert lease is not None
-    assert await ground.run(patience) is None
-    assert not any(engine.received for engine in ground.engines)
-    assert ground.leased == 1
-
-
-async def test_clients_that_leave_in_time_are_waited_for(ground: Ground) -> None:
-    lease = ground.leases.take()
-    assert lease is not None
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(ground.run(SOON))
+    async def read(self) -> None:
         await asyncio.sleep(0)
-        assert ground.leased == 1
-        lease.release()
-        assert await running is not None
+
+    def held_by(self, upstream: Upstream) -> int:
+        return self.held.pop(0)
+
+    def expect(self, cost: int) -> None:
+        self.learnt.append(cost)
 
 
-async def test_an_upstream_that_is_not_offered_is_not_used(ground: Ground) -> None:
-    ground.leases.withdraw(ground.upstreams[0])
-    assert await ground.run() is None
+def of(script: Scripted, gguf: Path) -> Benchmark:
+    return Benchmark(script, script, lambda: stub_launch(gguf), lambda: script.level)  # type: ignore[arg-type]
 
 
-async def test_nothing_is_generated_where_clients_would_go_to_an_overflow_meanwhile(ground: Ground) -> None:
-    ground.leases.add(Upstream(instance="u0", host="127.0.0.1", port=1, overflow=True))
-    assert await ground.run() is None
+async def test_a_clear_gain_is_settled_by_two_pairs_in_turns(gguf: Path) -> None:
+    script = Scripted()
+    assert await of(script, gguf).compare([ONE, TWO], 0.05, patience=0) == [(10.0, 20.0)] * 2
+    assert script.sizes == [2, 1, 1, 2], "what changes over time hits both alike"
 
 
-async def test_nothing_is_generated_while_requests_are_refused(ground: Ground) -> None:
-    ground.leases.refuse(lambda: ShuttingDown("stop"))
-    assert await ground.run() is None
+async def test_a_close_gain_takes_more_pairs(gguf: Path) -> None:
+    found = await of(Scripted(rates=(10.0, 10.6)), gguf).compare([ONE, TWO], 0.05, patience=0)
+    assert isinstance(found, list)
+    assert len(found) == 4
 
 
-async def test_where_nobody_may_wait_no_slot_is_taken_from_clients(ground: Ground) -> None:
-    leases = Leases(Pool(0))
-    for upstream in ground.upstreams:
-        leases.add(upstream)
-    async with Probe() as probe:
-        assert await Trial(leases, probe).run(ground.upstreams, PATH, BODY, 0.0) is None
+async def test_what_was_too_quick_to_be_compared_is_repeated_with_more_tokens(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "WINDOW", 200.0)
+    script = Scripted()
+    found = await of(script, gguf).compare([ONE, TWO], 0.05, patience=0)
+    assert found == [(10.0, 20.0)] * 2
+    assert script.tokens[:4] == [24, 24, 97, 97]
+    assert set(script.tokens[4:]) == {256}
 
 
-@pytest.mark.parametrize("how", [{"status": 400, "body": "{}"}, {"raw": "nothing"}, {"events": 0, "usage": False}])
-async def test_an_engine_that_does_not_generate_is_named(ground: Ground, how: dict[str, Any]) -> None:
-    ground.behave(events=3)
-    ground.engines[1].default = how
-    with pytest.raises(TrialFailed, match="instance 1 did not generate"):
-        await ground.run()
-    assert ground.owner.abandoned_on == [ground.upstreams[1]]
-    assert ground.leased == 0
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("obstacle", [Obstacle.CLIENTS, Obstacle.ENGINE])
+async def test_a_run_that_does_not_come_about_ends_the_comparison(gguf: Path, at: int, obstacle: Obstacle) -> None:
+    found = await of(Scripted(prevented_at=at, obstacle=obstacle), gguf).compare([ONE, TWO], 0.05, patience=0)
+    assert isinstance(found, NotMeasured)
+    assert found.obstacle is obstacle
 
 
-async def test_a_cancelled_trial_gives_its_slots_up(ground: Ground) -> None:
-    ground.behave(events=1000, gap=0.05)
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(ground.run())
-        await ground.busy()
-        running.cancel()
-    assert ground.leased == 0
-    assert set(ground.owner.abandoned_on) == set(ground.upstreams)
+async def test_a_machine_that_stalls_is_not_compared_on(gguf: Path) -> None:
+    stalls = Level(running=2, used=0, peak=0, next_cost=0, limit=GIB, total=GIB, available=GIB, stall="it stalls")
+    found = await of(Scripted(level=stalls), gguf).compare([ONE, TWO], 0.05, patience=0)
+    assert found == NotMeasured(obstacle=Obstacle.MEMORY)
 
 
-async def test_a_stop_does_not_wait_for_a_trial(ground: Ground) -> None:
-    ground.behave(events=1000, gap=0.05)
-    async with asyncio.TaskGroup() as tasks:
-        trial = tasks.create_task(ground.run())
-        await ground.busy()
-        ground.leases.refuse(lambda: ShuttingDown("the proxy is shutting down"))
-        assert await asyncio.wait_for(trial, SOON) is None
-    assert set(ground.owner.abandoned_on) == set(ground.upstreams)
+async def test_a_generation_ends_when_memory_gets_short(gguf: Path) -> None:
+    script = Scripted(level=SHORT, generates=False)
+    async with asyncio.timeout(5):
+        found = await of(script, gguf).compare([ONE, TWO], 0.05, patience=0)
+    assert found == NotMeasured(obstacle=Obstacle.MEMORY)
+    assert script.sizes == [2]
+
+
+async def test_what_a_full_context_will_hold_is_learnt_from_two_prompts(gguf: Path) -> None:
+    script = Scripted(held=[1000, 2000])
+    await of(script, gguf).fill(ONE, 128, 1000.0)
+    assert len(script.sizes) == 3, "one that shows the pace, and two of equal length"
+    assert len(script.learnt) == 1
+    assert script.learnt[0] > 2000
+
+
+async def test_a_client_that_comes_leaves_what_was_read_until_then(gguf: Path) -> None:
+    script = Scripted(held=[1000], prevented_at=3)
+    await of(script, gguf).fill(ONE, 128, 1000.0)
+    assert script.learnt == [1000]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+async def test_nothing_is_learnt_from_an_engine_that_does_not_generate(
+    gguf: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    script = Scripted(prevented_at=at, obstacle=Obstacle.ENGINE)
+    await of(script, gguf).fill(ONE, 128, 1000.0)
+    assert script.learnt == []
+    assert "what instances hold at work cannot be measured: instance 0 did not generate" in caplog.text

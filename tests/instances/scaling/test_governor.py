@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import process_tree
 from slotproxy.instances.readings import Total
-from slotproxy.instances.scaling import governor, growth, scaled_fleet, watermarks
-from slotproxy.instances.scaling.planner import Decision, Move
+from slotproxy.instances.scaling import benchmark, governor, scalable, scaled_fleet, watermarks
+from slotproxy.instances.scaling.generations import NotMeasured, Obstacle
+from slotproxy.instances.scaling.planner import Pair
 from slotproxy.instances.settings import MemoryLimit
 from tests.instances.conftest import SOON
 from tests.instances.test_supervisor import Supply, supplying
 
 GIB = 1 << 30
+PREVENTED = NotMeasured(obstacle=Obstacle.CLIENTS)
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +29,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     found = SimpleNamespace(available=100 * GIB)
     monkeypatch.setattr(process_tree, "effective_total", lambda: Total(size=100 * GIB, source="physical memory"))
     monkeypatch.setattr(process_tree, "available", lambda mapped=0: found.available)
-    monkeypatch.setattr(governor, "GLANCE_EVERY", 0.01)
-    monkeypatch.setattr(scaled_fleet, "ANSWER_TOKENS", 1)
-    monkeypatch.setattr(scaled_fleet, "STEPS", 1)
+    monkeypatch.setattr(governor, "MACHINE_EVERY", 0.01)
+    monkeypatch.setattr(benchmark, "ANSWER_TOKENS", 1)
+    monkeypatch.setattr(benchmark, "STEPS", 1)
     monkeypatch.setattr(watermarks, "PAUSE", 0.0)
     monkeypatch.setattr(watermarks, "REST", 0.0)
     return found
@@ -50,32 +53,33 @@ async def test_what_one_start_found_out_the_next_one_does_not_measure_again(tmp_
     assert [decision.reason for decision in first] == ["max-instances"]
     (again,) = await settled(tmp_path, demo_model)
     assert (again.reason, again.move) == ("max-instances", Move.STOP)
-    assert again.sentence == f"1 instance as an earlier start found right ({first[0].sentence})"
+    assert again.sentence.startswith("using 1 instance, measured 2")
+    assert again.sentence.endswith(f"; --recalibrate to repeat (found then: {first[0].sentence})")
     assert await settled(tmp_path, demo_model, recalibrate=True) == first
 
 
 async def test_no_gain_takes_the_newest_out_and_keeps_it_out(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def compare(*_: object, wait: bool) -> list[tuple[float, float]]:
+    async def compare(*_: object, wait: bool) -> list[Pair]:
         return [(10.0, 10.1)]
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     for expected in (["fits", "no-gain"], ["no-gain"]):
         async with supplying(tmp_path, demo_model) as supply:
             await supply.until(ready=1)
             assert [decision.reason for decision in decisions(supply)] == expected
 
 
-async def test_a_comparison_that_clients_prevented_is_made_up_for(
+async def test_a_comparison_that_clients_prevented_is_tried_again(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[list[tuple[float, float]] | None] = [None, None, [(10.0, 10.1)]]
+    answers: list[list[Pair] | NotMeasured] = [PREVENTED, PREVENTED, [(10.0, 10.1)]]
 
-    async def compare(*_: object, wait: bool) -> list[tuple[float, float]] | None:
+    async def compare(*_: object, wait: bool) -> list[Pair] | NotMeasured:
         return answers.pop(0)
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     monkeypatch.setattr(governor, "QUIET", 0.0)
     monkeypatch.setattr(governor, "LONGEST_PAUSE", 0.0)
     async with supplying(tmp_path, demo_model, max_instances=2) as supply:
@@ -85,15 +89,16 @@ async def test_a_comparison_that_clients_prevented_is_made_up_for(
         assert [member.id for member in supply.members if member.state is State.READY] == ["0"]
 
 
-async def test_a_comparison_is_made_up_for_after_a_quiet_while_and_not_again_at_once(
+async def test_a_comparison_is_tried_again_after_a_quiet_while_and_not_at_once(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
 
-    async def compare(*_: object, wait: bool) -> None:
+    async def compare(*_: object, wait: bool) -> NotMeasured:
         asked.append(wait)
+        return PREVENTED
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "compare", compare)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "compare", compare)
     monkeypatch.setattr(governor, "QUIET", 600.0)
     monkeypatch.setattr(governor, "PAUSE", 600.0)
     async with supplying(tmp_path, demo_model, max_instances=2) as supply:
@@ -124,8 +129,8 @@ async def test_memory_that_others_take_makes_one_leave_and_a_queue_brings_it_bac
             other = await second
         assert other.upstream is not lease.upstream
         await supply.until(ready=2)
-        counts = supply.supervisor.snapshot().decision_counts
-        assert counts["remove", "memory"] == counts["add", "room"] == 1
+        counts = {(one.decision, one.reason): one.count for one in supply.supervisor.snapshot().decision_counts}
+        assert counts[Move.REMOVE, "memory"] == counts[Move.ADD, "room"] == 1
         for held in (lease, other):
             held.release()
 
@@ -136,10 +141,10 @@ async def test_as_many_as_the_user_asked_for_stay_and_passing_the_limit_is_said_
     async with supplying(tmp_path, demo_model, instances=2, memory_limit=MemoryLimit(size=1)) as supply:
         await supply.until(ready=2)
         async with asyncio.timeout(SOON):
-            while "2 instances as asked, but they use" not in caplog.text:
+            while "keeping 2 instances, as asked, although memory is short: 2 instances use" not in caplog.text:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        assert caplog.text.count("as asked, but") == 1
+        assert caplog.text.count("as asked, although") == 1
         assert decisions(supply) == []
         await supply.until(ready=2)
 
@@ -147,13 +152,13 @@ async def test_as_many_as_the_user_asked_for_stay_and_passing_the_limit_is_said_
 async def test_an_engine_without_memory_settles_the_number(
     tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = scaled_fleet.FleetCrew.add
+    add = scaled_fleet.ScaledFleet.add
 
-    async def once(self: scaled_fleet.FleetCrew) -> growth.Arrival:
+    async def once(self: scaled_fleet.ScaledFleet) -> scalable.Arrival:
         arrival = await add(self)
-        return arrival if self.level().running < 2 else growth.Arrival.STARVED
+        return arrival if self.level().running < 2 else scalable.Arrival.OUT_OF_MEMORY
 
-    monkeypatch.setattr(scaled_fleet.FleetCrew, "add", once)
+    monkeypatch.setattr(scaled_fleet.ScaledFleet, "add", once)
     async with supplying(tmp_path, demo_model) as supply:
         await supply.until(ready=1)
         assert decisions(supply)[-1].reason == "engine-oom"

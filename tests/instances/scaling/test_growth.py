@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotproxy.instances.decisions import Move
 from slotproxy.instances.scaling.calibration import Calibration
-from slotproxy.instances.scaling.growth import Growth
-from slotproxy.instances.scaling.planner import Move
+from slotproxy.instances.scaling.generations import Obstacle
+from slotproxy.instances.scaling.growth import Growth, Outcome
 from slotproxy.instances.settings import SupplySettings
 from tests.instances.simulator import GB, GIB, Simulated
 
@@ -26,20 +28,20 @@ def m3_ultra(file_gb: float, **changes: Any) -> Simulated:
 
 
 async def test_m3_ultra_runs_two_of_the_81_gb_quant() -> None:
-    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4)
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, out_of_memory_at=4)
     assert await machine.settle(growth()) == (2, "memory")
     assert machine.starts == 2, "a third was never started"
 
 
 async def test_m3_ultra_runs_two_of_the_81_gb_quant_whatever_limit_it_is_given() -> None:
-    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, starves_at=4, percent=100)
+    machine = m3_ultra(80.8, rates=(33, 49.5, 5), thrashes_at=3, out_of_memory_at=4, percent=100)
     assert await machine.settle(growth()) == (2, "pressure")
-    blind = m3_ultra(80.8, rates=(33, 49.5, 5), starves_at=4, percent=100)
+    blind = m3_ultra(80.8, rates=(33, 49.5, 5), out_of_memory_at=4, percent=100)
     assert await blind.settle(growth()) == (2, "no-gain")
 
 
 async def test_m3_ultra_runs_one_of_the_153_gb_quant() -> None:
-    machine = m3_ultra(153, rates=(20,), starves_at=2)
+    machine = m3_ultra(153, rates=(20,), out_of_memory_at=2)
     assert await machine.settle(growth()) == (1, "memory")
     assert machine.starts == 1
 
@@ -48,7 +50,7 @@ async def test_the_limit_of_the_contract_leaves_a_third_out_and_says_the_numbers
     machine = Simulated(total=256 * GIB, base=28.3 * GIB, each=81.2 * GIB, rates=(33, 49.5))
     plan = growth()
     assert await machine.settle(plan) == (2, "memory")
-    expected = "2 instances: a third would need 81.2 GiB, 14.1 GiB are left under the 204.8 GiB limit"
+    expected = "no 3rd instance: it would need about 81.2 GiB, 14.1 GiB free under the limit of 204.8 GiB"
     assert plan.decisions[-1].sentence == expected
 
 
@@ -78,7 +80,7 @@ async def test_a_laptop_keeps_a_tenth_for_its_other_programs() -> None:
     laptop = Simulated(total=16 * GIB, once=4.9 * GIB, each=0.8 * GIB, others=7 * GIB, rates=rates)
     plan = growth()
     assert await laptop.settle(plan) == (3, "memory")
-    assert "are left to them" in plan.decisions[-1].sentence
+    assert "are kept for other programs" in plan.decisions[-1].sentence
 
 
 async def test_a_container_of_4_gib_is_what_counts_on_a_host_of_256() -> None:
@@ -87,10 +89,12 @@ async def test_a_container_of_4_gib_is_what_counts_on_a_host_of_256() -> None:
 
 
 async def test_an_engine_out_of_memory_settles_and_is_not_tried_again() -> None:
-    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), starves_at=3)
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 2, 3), out_of_memory_at=3)
     plan = growth()
     assert await machine.settle(plan) == (2, "engine-oom")
-    assert plan.decisions[-1].sentence.startswith("2 instances: a third did not start (Insufficient Memory")
+    assert plan.decisions[-1].sentence.startswith(
+        "no 3rd instance, now or later: its engine found no memory (Insufficient Memory"
+    )
     machine.queued = 5
     assert await machine.live(plan, 1000) == []
     assert machine.starts == 3
@@ -101,17 +105,17 @@ async def test_a_first_instance_that_passes_the_limit_is_kept_and_said_once() ->
     plan = growth()
     assert await machine.settle(plan) == (1, "memory")
     assert [decision.move for decision in plan.decisions] == [Move.STOP]
-    assert "1 instance at work uses 9.0 GiB, more than the 8.0 GiB limit" in plan.decisions[0].sentence
+    assert "1 instance at work uses 9.0 GiB, the limit is 8.0 GiB" in plan.decisions[0].sentence
 
 
-async def test_what_an_earlier_start_found_right_is_started_without_proof() -> None:
-    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 1, 1), measurable=False)
+async def test_what_an_earlier_start_found_right_is_started_without_a_comparison() -> None:
+    machine = Simulated(total=100 * GIB, each=GIB, rates=(1, 1, 1), obstacle=Obstacle.CLIENTS)
     known = Calibration(
         instances=2, reason="no-gain", sentence="x", metric="resident", cost=GIB, used=2 * GIB, limit=80 * GIB, at=0.0
     )
     plan = growth()
     assert await machine.settle(plan, known) == (2, "no-gain")
-    assert plan.proved
+    assert plan.all_compared
     machine.queued = 5
     assert await machine.live(plan, 1000) == [], "more of them gained nothing"
 
@@ -124,15 +128,36 @@ async def test_what_an_earlier_start_found_right_is_less_when_memory_is() -> Non
     assert await machine.settle(growth(), known) == (2, "memory")
 
 
-async def test_where_clients_leave_no_time_to_compare_memory_decides_and_the_proof_follows() -> None:
-    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), measurable=False)
+async def test_where_clients_leave_no_time_to_compare_memory_decides_and_the_comparison_follows() -> None:
+    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), obstacle=Obstacle.CLIENTS)
     plan = growth()
     assert await machine.settle(plan) == (4, "memory")
-    machine.measurable = True
-    for expected in (3, 2, 2):
-        await plan.prove(machine, wait=False)
+    machine.obstacle = None
+    for expected, outcome in ((3, Outcome.REMOVED), (2, Outcome.REMOVED), (2, Outcome.KEPT), (2, Outcome.NOT_NEEDED)):
+        assert (await plan.compare_newest(machine, wait=False)).outcome is outcome
         assert machine.running == expected
-    assert plan.proved
+    assert plan.all_compared
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "outcome", "settled"),
+    [
+        (Obstacle.CLIENTS, Outcome.POSTPONED, False),
+        (Obstacle.MEMORY, Outcome.POSTPONED, False),
+        (Obstacle.TOO_FEW, Outcome.POSTPONED, False),
+        (Obstacle.ENGINE, Outcome.IMPOSSIBLE, True),
+    ],
+)
+async def test_a_comparison_that_came_to_nothing_says_whether_another_is_due(
+    obstacle: Obstacle, outcome: Outcome, settled: bool
+) -> None:
+    machine = Simulated(total=5 * GIB, each=GIB, rates=(10, 20, 20, 20), obstacle=Obstacle.CLIENTS)
+    plan = growth()
+    await machine.settle(plan)
+    machine.obstacle = obstacle
+    comparison = await plan.compare_newest(machine, wait=False)
+    assert (comparison.outcome, comparison.decision, plan.all_compared) == (outcome, None, settled)
+    assert machine.running == 4
 
 
 async def test_other_programs_that_grow_make_instances_leave_and_their_end_lets_them_back() -> None:
@@ -148,7 +173,7 @@ async def test_other_programs_that_grow_make_instances_leave_and_their_end_lets_
     made = await machine.live(plan, 60, start=1000)
     assert [decision.move for _, decision in made] == [Move.ADD, Move.ADD]
     assert machine.running == 4
-    assert plan.proved, "what was measured before need not be measured again"
+    assert plan.all_compared, "what was measured before need not be measured again"
 
 
 async def test_without_a_queue_nobody_comes_back() -> None:

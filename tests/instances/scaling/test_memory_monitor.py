@@ -9,7 +9,7 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory import machine as machines
 from slotproxy.instances.memory.machine import Resident
 from slotproxy.instances.readings import Pressure, Reading, Total
-from slotproxy.instances.scaling.memory_monitor import READ_EVERY, Gauge, strain
+from slotproxy.instances.scaling.memory_monitor import ENGINES_EVERY, MemoryMonitor, stall
 from slotproxy.instances.settings import MemoryLimit, SupplySettings
 from slotproxy.instances.upstream import Upstream
 
@@ -46,7 +46,7 @@ class Bench(Resident):
 
 
 @dataclass
-class Standing:
+class Status:
     state: State = State.READY
 
 
@@ -55,7 +55,7 @@ class Engine:
 
     def __init__(self, pid: int) -> None:
         self.upstream: Upstream | None = Upstream(instance=str(pid), host="h", port=pid)
-        self.standing = Standing()
+        self.status = Status()
         self.memory: Reading | None = None
         self.pid = pid
 
@@ -70,17 +70,17 @@ class Engine:
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench = Bench()
     monkeypatch.setattr(machines, "choose", lambda metric: bench)
-    monkeypatch.setattr(machines, "suited", lambda machine, pids: machine)
+    monkeypatch.setattr(machines, "gpu_if_used", lambda machine, pids: machine)
     return bench
 
 
-def gauge(engines: list[Engine], **changes: Any) -> Gauge:
+def monitor(engines: list[Engine], **changes: Any) -> MemoryMonitor:
     settings = SupplySettings(model=Path("m"), state_dir=Path("s"), **changes)
-    return Gauge(settings, lambda: engines)  # type: ignore[arg-type, return-value]
+    return MemoryMonitor(settings, lambda: engines)  # type: ignore[arg-type, return-value]
 
 
 async def test_one_more_costs_as_much_as_the_dearest_did_at_its_busiest(bench: Bench) -> None:
-    found = gauge([Engine(1), Engine(2)])
+    found = monitor([Engine(1), Engine(2)])
     for bench.held in ({1: 100, 2: 120}, {1: 150, 2: 120}, {1: 90, 2: 90}):
         await found.read()
     assert found.cost(2) == 150 * MIB
@@ -90,7 +90,7 @@ async def test_one_more_costs_as_much_as_the_dearest_did_at_its_busiest(bench: B
 
 
 async def test_what_is_expected_counts_until_more_was_seen(bench: Bench) -> None:
-    found = gauge([Engine(1)])
+    found = monitor([Engine(1)])
     bench.held = {1: 100}
     await found.read()
     found.expect(130 * MIB)
@@ -102,7 +102,7 @@ async def test_what_is_expected_counts_until_more_was_seen(bench: Bench) -> None
 async def test_where_only_the_whole_can_be_read_one_more_costs_the_largest_step(bench: Bench) -> None:
     bench.divisible, bench.base = False, 50
     engines: list[Engine] = []
-    found = gauge(engines)
+    found = monitor(engines)
     await found.read()
     bench.held = {1: 70, 2: 90}
     for pid in (1, 2):
@@ -114,7 +114,7 @@ async def test_where_only_the_whole_can_be_read_one_more_costs_the_largest_step(
 
 async def test_an_engine_that_is_gone_costs_nothing_more(bench: Bench) -> None:
     engines = [Engine(1), Engine(2)]
-    found = gauge(engines)
+    found = monitor(engines)
     bench.held = {1: 100, 2: 300}
     await found.read()
     engines.pop()
@@ -124,8 +124,8 @@ async def test_an_engine_that_is_gone_costs_nothing_more(bench: Bench) -> None:
 
 async def test_while_one_comes_or_goes_the_sum_is_of_no_number_of_instances(bench: Bench) -> None:
     engines = [Engine(1), Engine(2)]
-    engines[1].standing = Standing(State.STOPPING)
-    found = gauge(engines)
+    engines[1].status = Status(State.STOPPING)
+    found = monitor(engines)
     bench.held = {1: 100, 2: 300}
     await found.read()
     engines.pop()
@@ -135,7 +135,7 @@ async def test_while_one_comes_or_goes_the_sum_is_of_no_number_of_instances(benc
 
 
 async def test_a_limit_in_percent_is_of_the_total(bench: Bench) -> None:
-    found = gauge([], memory_limit=MemoryLimit(percent=50))
+    found = monitor([], memory_limit=MemoryLimit(percent=50))
     assert found.limit == 500 * MIB
     found.reconfigure(SupplySettings(model=None, state_dir=Path("s"), memory_limit=MemoryLimit(size=7)))
     assert found.limit == 7
@@ -143,11 +143,11 @@ async def test_a_limit_in_percent_is_of_the_total(bench: Bench) -> None:
 
 async def test_reading_dear_engines_is_done_less_often(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = [Engine(1)]
-    found = gauge(engines)
+    found = monitor(engines)
     bench.held = {1: 1}
     clock = iter([0.0, 0.5])
     monkeypatch.setattr(time, "thread_time", lambda: next(clock))
-    assert found.pause == READ_EVERY
+    assert found.pause == ENGINES_EVERY
     await found.read()
     assert found.pause == 100.0, "half a second of work once in a hundred is half a percent"
 
@@ -155,7 +155,7 @@ async def test_reading_dear_engines_is_done_less_often(bench: Bench, monkeypatch
 async def test_what_cannot_be_read_stays_as_it_was_and_is_said_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = gauge([Engine(1)])
+    found = monitor([Engine(1)])
     bench.held = {1: 100}
     await found.read()
 
@@ -171,13 +171,13 @@ async def test_what_cannot_be_read_stays_as_it_was_and_is_said_once(
 
 
 async def test_stalls_show_from_the_second_look_on(bench: Bench) -> None:
-    found = gauge([])
+    found = monitor([])
     bench.now = Pressure(swapped_in=1 << 40)
-    await found.glance()
-    assert found.strain == "", "swapped in since the system started"
+    await found.read_machine()
+    assert found.stall == "", "swapped in since the system started"
     bench.now = Pressure(swapped_in=1 << 40, stalled=0.5)
-    await found.glance()
-    assert found.strain == "programs wait for memory 50 % of the time"
+    await found.read_machine()
+    assert found.stall == "programs wait for memory 50 % of the time"
 
 
 async def test_gpu_memory_is_governed_once_an_engine_was_seen_to_use_it(
@@ -185,10 +185,10 @@ async def test_gpu_memory_is_governed_once_an_engine_was_seen_to_use_it(
 ) -> None:
     gpu = Bench()
     gpu.held = {1: 40}
-    monkeypatch.setattr(machines, "suited", lambda machine, pids: gpu)
-    named, automatic = gauge([Engine(1)], memory_metric="resident"), gauge([Engine(1)])
-    await named.suit()
-    await automatic.suit()
+    monkeypatch.setattr(machines, "gpu_if_used", lambda machine, pids: gpu)
+    named, automatic = monitor([Engine(1)], memory_metric="resident"), monitor([Engine(1)])
+    await named.govern_gpu_if_used()
+    await automatic.govern_gpu_if_used()
     assert named.machine is bench
     assert automatic.machine is gpu
     assert automatic.used == 40 * MIB
@@ -207,4 +207,4 @@ async def test_gpu_memory_is_governed_once_an_engine_was_seen_to_use_it(
     ],
 )
 def test_what_counts_as_a_stall(after: Pressure, short: bool, said: str) -> None:
-    assert strain(Pressure(), after, 4.0, short=short) == said
+    assert stall(Pressure(), after, 4.0, short=short) == said

@@ -5,17 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotproxy.instances.decisions import Move
 from slotproxy.instances.scaling.planner import (
-    Move,
     admit,
     at_full_context,
-    enough,
-    ordinal,
-    over,
-    proved,
-    size,
-    starved,
-    strained,
+    judge_newest,
+    known,
+    out_of_memory,
+    over_limit,
+    settled,
+    stalled,
 )
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -128,101 +127,71 @@ def test_a_refusal_for_the_limit_names_the_numbers() -> None:
     numbers = {"used": round(190.7 * GIB), "next_cost": round(81.2 * GIB), "limit": round(204.8 * GIB)}
     assert refused(**numbers, available=256 * GIB) == (
         "memory",
-        "2 instances: a third would need 81.2 GiB, 14.1 GiB are left under the 204.8 GiB limit",
+        "no 3rd instance: it would need about 81.2 GiB, 14.1 GiB free under the limit of 204.8 GiB",
     )
 
 
 def test_a_refusal_that_a_smaller_context_might_lift_says_so() -> None:
     _, sentence = refused(used=800 * MIB, next_cost=250 * MIB, limit=1000 * MIB, available=GIB)
-    assert sentence.endswith("200.0 MiB are left under the 1000.0 MiB limit; a smaller --ctx-size needs less")
+    assert sentence.endswith("200.0 MiB free under the limit of 1000.0 MiB; a smaller --ctx-size needs less")
 
 
 def test_a_limit_that_is_passed_already_leaves_nothing() -> None:
-    assert "0 bytes are left" in refused(used=2 * GIB, next_cost=1, limit=GIB, available=GIB)[1]
+    assert "0 bytes free under the limit" in refused(used=2 * GIB, next_cost=1, limit=GIB, available=GIB)[1]
 
 
 def test_memory_that_other_programs_hold_is_told_apart_from_the_limit() -> None:
     assert refused(running=1, used=GIB, next_cost=GIB, limit=9 * GIB, available=512 * MIB) == (
         "memory",
-        "1 instance: a second would need 1.0 GiB, "
-        "512.0 MiB are available on this machine (other programs hold the rest)",
+        "no 2nd instance: it would need about 1.0 GiB, this machine has 512.0 MiB available",
     )
 
 
 def test_what_is_left_to_other_programs_is_not_taken() -> None:
     reason, sentence = refused(running=1, next_cost=GIB, limit=9 * GIB, available=2 * GIB, reserve=3 * GIB // 2)
     assert reason == "memory"
-    assert sentence.endswith("(other programs hold the rest), of which 1.5 GiB are left to them")
+    assert sentence.endswith("this machine has 2.0 GiB available, of which 1.5 GiB are kept for other programs")
 
 
 def test_a_wired_limit_is_called_so_and_its_remedy_named() -> None:
     _, sentence = refused(next_cost=GIB, limit=GIB // 4, kind="wired ", remedy="sysctl iogpu.wired_limit_mb=...")
-    assert sentence.endswith("under the 256.0 MiB wired limit; sysctl iogpu.wired_limit_mb=...")
+    assert sentence.endswith("under the wired limit of 256.0 MiB; sysctl iogpu.wired_limit_mb=...")
 
 
 def test_the_most_that_is_allowed_is_a_reason_of_its_own() -> None:
     reason, sentence = refused(running=8, limit=GIB, available=GIB)
     assert reason == "max-instances"
-    assert sentence == "8 instances: that is the most that is allowed"
+    assert sentence == "no 9th instance: 8 is the most that is allowed"
 
 
 def test_what_fits_exactly_is_admitted() -> None:
     decision = admit(running=1, max_instances=2, used=GIB, next_cost=GIB, limit=2 * GIB, available=GIB)
     assert (decision.start, decision.reason) == (True, "fits")
-    assert (
-        decision.sentence
-        == "1 instance: a second would need 1.0 GiB, 1.0 GiB are left under the 2.0 GiB limit: starting it"
-    )
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (2, "a second"), (8, "an eighth"), (10, "a tenth"), (11, "an 11th"), (12, "a 12th"), (13, "a 13th"),
-        (18, "an 18th"), (21, "a 21st"), (22, "a 22nd"), (23, "a 23rd"), (80, "an 80th"), (111, "a 111th"),
-    ],
-)  # fmt: skip
-def test_ordinals_read_as_english(number: int, text: str) -> None:
-    assert ordinal(number) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1024, "1.0 KiB"),
-        (MIB, "1.0 MiB"),
-        (3 * GIB // 2, "1.5 GiB"),
-        (1 << 41, "2.0 TiB"),
-    ],
-)
-def test_sizes_have_the_unit_that_fits(count: int, text: str) -> None:
-    assert size(count) == text
+    assert decision.sentence == "starting a 2nd instance: needs about 1.0 GiB, 1.0 GiB free under the limit"
 
 
 def test_who_is_over_the_limit_at_work_goes_unless_it_is_the_only_one() -> None:
-    assert over(running=2, used=GIB, limit=GIB) is None
-    several, only = over(running=2, used=GIB + 1, limit=GIB), over(running=1, used=2 * GIB, limit=GIB)
+    assert over_limit(running=2, used=GIB, limit=GIB) is None
+    several, only = over_limit(running=2, used=GIB + 1, limit=GIB), over_limit(running=1, used=2 * GIB, limit=GIB)
     assert several is not None
     assert only is not None
     assert (several.move, only.move) == (Move.REMOVE, Move.STOP)
-    assert only.sentence == "1 instance at work uses 2.0 GiB, more than the 1.0 GiB limit; the only one is kept"
+    assert only.sentence == "1 instance at work uses 2.0 GiB, the limit is 1.0 GiB: keeping it, as it is the only one"
 
 
 def test_a_machine_that_stalls_loses_the_newest_but_not_the_only_one() -> None:
-    assert strained(running=3, strain="it stalls").move is Move.REMOVE
-    assert strained(running=1, strain="it stalls").move is Move.STOP
+    assert stalled(running=3, stall="it stalls").move is Move.REMOVE
+    assert stalled(running=1, stall="it stalls").move is Move.STOP
 
 
 def test_an_engine_without_memory_is_quoted() -> None:
-    decision = starved(running=3, sentence="out of memory: Metal")
-    assert decision.sentence == "2 instances: a third did not start (out of memory: Metal); it is not tried again"
+    decision = out_of_memory(running=3, sentence="out of memory: Metal")
+    assert decision.sentence == "no 3rd instance, now or later: its engine found no memory (out of memory: Metal)"
     assert (decision.move, decision.reason) == (Move.REMOVE, "engine-oom")
 
 
 @pytest.mark.parametrize(
-    ("gains", "settled"),
+    ("gains", "enough"),
     [
         ([], False),
         ([1.9], False),
@@ -234,17 +203,30 @@ def test_an_engine_without_memory_is_quoted() -> None:
         ([1.06, 1.04, 1.05, 1.02], True),
     ],
 )
-def test_a_clear_gain_needs_few_comparisons_and_a_close_one_more(gains: list[float], settled: bool) -> None:
-    assert enough(gains, 0.05) is settled
+def test_a_clear_gain_needs_few_comparisons_and_a_close_one_more(gains: list[float], enough: bool) -> None:
+    assert settled(gains, 0.05) is enough
 
 
 def test_the_median_of_the_gains_decides() -> None:
-    kept = proved(running=2, rates=[(10, 15), (5, 7.4), (10, 2)], min_gain=0.05)
+    kept = judge_newest(running=2, rates=[(10, 15), (5, 7.4), (10, 2)], min_gain=0.05)
     assert (kept.move, kept.reason) == (Move.KEEP, "gain")
-    assert kept.sentence == "2 instances make 7.4 tokens/s together, 1 made 5.0: 48 % more"
-    dropped = proved(running=3, rates=[(20, 20.5)], min_gain=0.05)
+    assert kept.sentence == "a 2nd instance adds 48 % (5.0 to 7.4 tokens/s): keeping it"
+    dropped = judge_newest(running=3, rates=[(20, 20.5)], min_gain=0.05)
     assert (dropped.move, dropped.reason) == (Move.REMOVE, "no-gain")
-    assert dropped.sentence.endswith("2 made 20.0: 2 % more, --min-gain is 5 %: taking the newest out")
+    assert dropped.sentence == "a 3rd instance adds only 2 % (20.0 to 20.5 tokens/s, --min-gain 5 %): removing it"
+    close = judge_newest(running=4, rates=[(100, 104.6)], min_gain=0.05)
+    assert close.sentence == "a 4th instance adds only 4.6 % (100.0 to 104.6 tokens/s, --min-gain 5 %): removing it"
+    slower = judge_newest(running=8, rates=[(20, 19)], min_gain=0.05)
+    assert slower.sentence == "an 8th instance costs 5.0 % (20.0 to 19.0 tokens/s, --min-gain 5 %): removing it"
+
+
+@pytest.mark.parametrize("ending", ["", ": removing it", ": removing the newest"])
+def test_what_was_measured_before_is_used_and_said_with_its_day_and_reason(ending: str) -> None:
+    decision = known(running=3, reason="no-gain", sentence=f"a 4th instance adds only 4 %{ending}", at=1764028800.0)
+    assert (decision.move, decision.reason) == (Move.STOP, "no-gain")
+    assert decision.sentence == (
+        "using 3 instances, measured 2025-11-25; --recalibrate to repeat (found then: a 4th instance adds only 4 %)"
+    )
 
 
 def test_what_grows_with_the_context_is_expected_to_go_on_growing() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.scaling.planner import Decision, Move
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.scaling.watermarks import PAUSE, REST, Level, Watermarks, reserve
 
 GIB = 1 << 30
@@ -35,14 +35,22 @@ def test_nothing_is_done_while_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason", "sentence"),
     [
-        ({"used": 81 * GIB}, "memory", "3 instances: they use 81.0 GiB, more than the 80.0 GiB limit"),
-        ({"available": 9 * GIB}, "memory", "3 instances: 9.0 GiB of 100.0 GiB are available, other programs need more"),
-        ({"strain": "it stalls"}, "pressure", "3 instances: it stalls"),
+        ({"used": 81 * GIB}, "memory", "3 instances use 81.0 GiB, the limit is 80.0 GiB"),
+        ({"available": 9 * GIB}, "memory", "9.0 GiB of 100.0 GiB are available, 10.0 GiB are kept for other programs"),
+        ({"stall": "it stalls"}, "pressure", "it stalls"),
     ],
 )
 def test_one_goes_at_once_when_memory_is_short(changes: dict[str, Any], reason: str, sentence: str) -> None:
     decision = Watermarks().judge(replace(CALM, **changes), 0.0, 8)
-    assert decision == Decision(move=Move.REMOVE, reason=reason, sentence=f"{sentence}: taking out the newest idle one")
+    said = f"memory is short: {sentence}; removing the newest idle one of 3 instances"
+    assert decision == Decision(move=Move.REMOVE, reason=reason, sentence=said)
+
+
+@pytest.mark.parametrize(("available", "ending"), [(9 * GIB, "after its request"), (2 * GIB, "with its request")])
+def test_where_none_is_idle_it_is_said_what_becomes_of_the_request(available: int, ending: str) -> None:
+    decision = Watermarks().judge(replace(CALM, available=available, idle=0), 0.0, 8)
+    assert decision is not None
+    assert decision.sentence.endswith(f"; removing the newest of 3 instances {ending}")
 
 
 def test_the_next_one_goes_when_readings_had_time_to_show_what_the_first_one_freed() -> None:
@@ -59,8 +67,8 @@ def test_while_one_is_on_its_way_out_no_other_goes_unless_it_is_critical() -> No
 
 
 def test_stalls_are_averages_so_the_next_one_waits_longer() -> None:
-    strained = replace(CALM, strain="it stalls")
-    assert len(after(Watermarks(), strained, 10)) == 1
+    stalled = replace(CALM, stall="it stalls")
+    assert len(after(Watermarks(), stalled, 10)) == 1
 
 
 def test_the_only_one_is_kept_and_that_is_said_once_per_shortage() -> None:
@@ -68,7 +76,7 @@ def test_the_only_one_is_kept_and_that_is_said_once_per_shortage() -> None:
     alone = replace(TIGHT, running=1)
     (said,) = after(marks, alone, 100)
     assert said.move is Move.STOP
-    assert said.sentence.endswith("the only one is kept")
+    assert said.sentence.endswith("; keeping the only instance")
     after(marks, CALM, 3, start=100)
     assert len(after(marks, alone, 10, start=200)) == 1
 
@@ -87,12 +95,12 @@ def test_one_comes_back_when_requests_wait_and_there_has_been_room_for_a_while()
     assert after(marks, waiting, PAUSE) == []
     (decision,) = after(marks, waiting, 2, start=PAUSE)
     assert (decision.move, decision.reason) == (Move.ADD, "room")
-    assert "2 requests wait" in decision.sentence
+    assert decision.sentence.startswith("starting a 4th instance: 2 requests wait, and there is room again for the ")
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"queued": 0}, {"next_cost": 40 * GIB}, {"available": 21 * GIB}, {"used": 69 * GIB}, {"strain": "it stalls"}],
+    [{"queued": 0}, {"next_cost": 40 * GIB}, {"available": 21 * GIB}, {"used": 69 * GIB}, {"stall": "it stalls"}],
 )
 def test_nobody_comes_back_without_a_queue_or_more_room_than_it_takes(changes: dict[str, Any]) -> None:
     decisions = after(Watermarks(), replace(CALM, **({"queued": 1} | changes)), 100)
@@ -129,7 +137,7 @@ levels = st.builds(
     limit=st.integers(1, 100 * GIB),
     total=st.just(100 * GIB),
     available=st.integers(0, 100 * GIB),
-    strain=st.sampled_from(["", "it stalls"]),
+    stall=st.sampled_from(["", "it stalls"]),
     queued=st.integers(0, 3),
     leaving=st.integers(0, 1),
 )

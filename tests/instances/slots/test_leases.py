@@ -3,10 +3,9 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
-from slotproxy.instances.remotes.ratelimits import Field
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Field, Upstream
 
 SOON = 5.0
 
@@ -162,7 +161,7 @@ class Owner:
 
     def failed(self, upstream: Upstream, reason: str) -> None: ...
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None: ...
-    def in_vain(self, seconds: float) -> InstanceError | None: ...
+    def why_no_slot_within(self, seconds: float) -> InstanceError | None: ...
 
 
 async def test_an_abandoned_slot_stays_busy_until_its_owner_releases_it() -> None:

@@ -37,14 +37,10 @@ def objects(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 def outcome(**more: Any) -> Outcome:
-    values: dict[str, Any] = {
-        "request_id": "r-1",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "client": "127.0.0.1",
-        "started": 10.0,
-    }
-    return Outcome(**(values | {"finished": 11.25, "status": 200} | more))
+    made = Outcome("r-1", "POST", "127.0.0.1", 10.0, "/v1/chat/completions")
+    for name, value in ({"finished": 11.25, "status": 200} | more).items():
+        setattr(made, name, value)
+    return made
 
 
 def test_a_text_line_is_time_and_message_and_names_unusual_levels(capfd: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ class Answered:
     def __init__(self, place: "Place", head: RequestHead, client: ClientConnection) -> None:
         self.place, self.head, self.client = place, head, client
 
-    def admit(self) -> None:
+    def admit(self, *, whole: bool) -> None:
         if self.head.path == "/refused":
             self.refuse(Refusal(403, "no", "No."))
 

@@ -9,7 +9,7 @@ import pytest
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models import model
-from slotproxy.instances.profiles import catalog, launch
+from slotproxy.instances.profiles import catalog, launch, selection
 from slotproxy.proxy.commands import engines
 from slotproxy.proxy.options.sources import read
 
@@ -99,7 +99,7 @@ def test_the_command_is_the_one_an_instance_would_be_started_with(
     facts = model.check(demo_model)
     started = launch.Launch(
         profile=catalog.load("embedded"),
-        program=launch.program(catalog.load("embedded"), None),
+        program=selection.program(catalog.load("embedded"), None),
         model=demo_model,
         name=facts.name,
         ctx=2048,

@@ -97,11 +97,11 @@ def test_what_was_measured_stands_beside_the_estimate(
 ) -> None:
     argv = ["--state-dir", str(tmp_path), "--max-instances", "4"]
     supply = load(argv, {}).supply(demo_model)
-    launched = asyncio.run(launch.plan(supply, model.check(demo_model)))
+    launched = asyncio.run(launch.prepare(supply, model.check(demo_model)))
     found = calibration.Calibration(
         instances=2,
         reason="memory",
-        sentence="2 instances: a third would need 100.0 MiB, 5.0 MiB are left",
+        sentence="no 3rd instance: it would need about 100 MiB, 5.0 MiB free",
         metric="resident",
         cost=100 << 20,
         used=300 << 20,
@@ -117,7 +117,10 @@ def test_what_was_measured_stands_beside_the_estimate(
     assert rows["2 together"][-4:] == ["273.8", "MiB", "300.0", "MiB"]
     assert rows["tokens per second of 1"][-1] == "10.0"
     assert rows["tokens per second of 2"][-1] == "unknown"
-    assert "Instances: 2 instances, as found out before: a third would need 100.0 MiB, 5.0 MiB are left." in text
+    assert (
+        "Instances: 2 instances, measured 1970-01-02 (no 3rd instance: it would need about 100 MiB, 5.0 MiB free)."
+        in text
+    )
     measured = document(capsys, *argv)["measured"]
     assert (measured["at"], measured["one_more"], measured["all"]) == ("1970-01-02T00:00:00Z", 100 << 20, 300 << 20)
     assert document(capsys, "--state-dir", str(tmp_path / "other"))["measured"] is None

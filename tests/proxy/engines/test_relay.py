@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.meter import MANY
+from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
@@ -54,8 +55,8 @@ class Recorder:
         self.completed = self.ended = 0
         self.failures: list[Failure] = []
 
-    def head(self, status: int, reason: bytes, fields: tuple[Field, ...], length: int | None) -> None:
-        self.status, self.fields, self.length = status, fields, length
+    def head(self, head: Head, length: int | None) -> None:
+        self.status, self.fields, self.length = head.status, head.fields, length
 
     def receive(self, data: bytes, complete: bool) -> None:
         assert not self.completed
@@ -84,7 +85,7 @@ def exchange(segments: list[bytes], *, head_only: bool = False) -> tuple[Recorde
     transport, sink = FakeTransport(), Recorder()
     connection = EngineConnection(Upstream(instance="0", host="h", port=1), IdleConnections())
     connection.connection_made(cast(asyncio.Transport, transport))
-    connection.send(b"", sink, head_only=head_only)
+    connection.send(b"", b"", sink, head_only=head_only)
     connection.let_pass(sink, sink.passed)
     for segment in segments:
         connection.data_received(segment)
@@ -131,7 +132,7 @@ def test_none_passes_while_the_sink_is_to_be_asked_first() -> None:
 def test_none_passes_for_the_next_request_unless_its_sink_says_so() -> None:
     first, _, connection = exchange([HEAD, *CHUNKS, b"0\r\n\r\n"])
     second = Recorder()
-    connection.send(b"", second)
+    connection.send(b"", b"", second)
     for segment in (HEAD, *CHUNKS, b"0\r\n\r\n"):
         connection.data_received(segment)
     assert (first.client.written, second.client.written, second.body) == (CHUNKS[1:], [], b"abcdef")

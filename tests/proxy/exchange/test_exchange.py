@@ -5,12 +5,10 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
-from slotproxy.proxy.clients import bodies, connection
+from slotproxy.proxy.clients import connection
 from tests.proxy.conftest import SOON, MakeStack, answering
 from tests.proxy.exchange.test_forward import OK, code, post, status
 
@@ -87,6 +85,7 @@ async def test_the_metrics_page_is_what_prometheus_reads(stack: MakeStack) -> No
     )
     assert {f"slotproxy_{name}" for name in expected.split()} <= set(families)
     assert proxy.metric('slotproxy_requests_total{code="200",route="/v1/chat/completions"}') == 1
+    assert proxy.metric('slotproxy_scale_decisions_total{decision="add",reason="fits"}') == 2
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/x?y=1", "/a%2fb/../c", "/%zz", "//x/y"])
@@ -155,12 +154,6 @@ async def test_long_digits_in_a_string_are_no_number(stack: MakeStack) -> None:
     engine = answering(OK)
     proxy = await stack(engine)
     assert status(await proxy.ask(post(b'{"messages":[{"content":"' + b"9" * 4000 + b'"}]}'))) == 200
-
-
-@given(st.integers(300, 500), st.integers(0, 300), st.sampled_from([b"", b"7 ", b"0123456789abcdef"]))
-def test_a_long_run_of_digits_is_found_wherever_it_stands(digits: int, before: int, noise: bytes) -> None:
-    body = b"x" * before + noise * 40 + b"," + b"9" * digits + b"," + noise * 40
-    assert bodies._has_long_run(body) == (digits > bodies.MAX_DIGITS)
 
 
 async def test_a_client_that_waits_for_it_is_told_to_continue_once(stack: MakeStack) -> None:

@@ -7,11 +7,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from slotproxy.instances.decisions import Decision, Move
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.readings import Reading
-from slotproxy.instances.remotes.ratelimits import Allowance
-from slotproxy.instances.scaling.planner import Decision, Move
-from slotproxy.instances.snapshot import Errors, Kind, Member, PoolStatistics, Snapshot, Traffic
+from slotproxy.instances.snapshot import Allowance, Errors, Kind, Member, PoolStatistics, Snapshot, Traffic
 from slotproxy.proxy.operator import document
 from slotproxy.proxy.operator.document import StateDocument
 from slotproxy.proxy.operator.state import mark_of, member_of, state_of

@@ -1,4 +1,4 @@
-"""Where one member of the supply stands, and the only way to move it: one log line and one metric per step."""
+"""The state of one instance or upstream, and the only way to change it: every step is one log line and one metric."""
 
 import logging
 import time
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 LEVELS = {State.FAILED: logging.ERROR, State.BACKOFF: logging.WARNING}
 
 
-class Standing:
+class Status:
     """State, since when, and the last failure."""
 
     def __init__(self, kind: Kind, name: str, on_transition: OnTransition) -> None:

@@ -1,11 +1,18 @@
-"""The memory cgroups around this process, of both versions: what they allow, what is used of it, how they stall."""
+"""Linux: what the memory cgroups around this process allow (both versions), and how short of memory the system is.
 
-from collections.abc import Iterator
+Shortage shows as stalls (PSI), pages read back from swap, and major page faults.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from slotproxy.instances.readings import Pressure
+
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +40,12 @@ def bounds() -> list[Bound]:
     The older kind of cgroup writes a number near 2^63 for no limit.
     """
     return [bound for path, names in _ours() for bound in _upwards(path, names)]
+
+
+def pressure(pids: Iterable[int]) -> Pressure:
+    """Of the system and the cgroup around this process; `faults` of the processes `pids`."""
+    files = [PROC / "pressure/memory", *stall_files()]
+    return Pressure(stalled=max(map(_stalled, files)), swapped_in=_swapped_in(), faults=sum(map(_major_faults, pids)))
 
 
 def stall_files() -> list[Path]:
@@ -100,3 +113,32 @@ def _droppable(path: Path, names: _Names) -> int:
         return 0
     cache = sum(int(found.get(name, 0)) for name in names.cache)
     return max(0, cache - int(found.get(names.mapped, 0)))
+
+
+def _stalled(path: Path) -> float:
+    """`some avg10=1.23 avg60=...`: percent."""
+    try:
+        text = path.read_text()
+    except OSError:  # a kernel without PSI, or with PSI switched off
+        return 0.0
+    for word in text.partition("\n")[0].split():
+        name, _, value = word.partition("=")
+        if name == "avg10":
+            return float(value) / 100
+    return 0.0
+
+
+def _swapped_in() -> int:
+    try:
+        with PROC.joinpath("vmstat").open() as file:
+            return next((int(line.split()[1]) * PAGE for line in file if line.startswith("pswpin ")), 0)
+    except OSError:
+        return 0
+
+
+def _major_faults(pid: int) -> int:
+    try:
+        text = PROC.joinpath(str(pid), "stat").read_text()
+    except OSError:
+        return 0
+    return int(text.rpartition(")")[2].split()[9])  # the twelfth field, and the second, the name, may hold blanks
