@@ -104,6 +104,15 @@ async def test_a_target_may_be_absolute(bench: Standing, target: str, as_the_eng
     assert [seen.target.decode() for seen in bench.take()] == [as_the_engine_sees_it]
 
 
+@pytest.mark.parametrize(
+    "target", [b"http:///x", b"http://:80/x", b"http://://x", b"http://u@127.0.0.1/", b"ftp://127.0.0.1/"]
+)
+async def test_an_absolute_target_has_to_name_a_host_of_http(bench: Standing, target: bytes) -> None:
+    (answer,) = await talk(bench, b"GET " + target + b" HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
+    assert_refused(answer, 400)
+    assert bench.take() == []
+
+
 async def test_options_of_the_whole_server_are_answered(bench: Standing) -> None:
     (answer,) = await talk(bench, b"OPTIONS * HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
     assert answer.status in (200, 204), answer
