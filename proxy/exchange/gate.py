@@ -71,7 +71,9 @@ class Gate:
     def _judged(self, head: RequestHead) -> Way:
         method, access, named = head.method, self.access, head.named
         if method not in _METHODS:
-            raise errors.method_not_allowed(", ".join(sorted(_METHODS)))
+            refusal = errors.method_not_allowed(", ".join(sorted(_METHODS)))
+            refusal.close = method == "CONNECT"  # what follows may be meant for the tunnel that it asked for
+            raise refusal
         if not head.target.startswith(b"/"):
             self._take_origin_form(head)
         path = head.path
@@ -112,7 +114,7 @@ class Gate:
             raise errors.malformed("The request target is not a path.")
         end = min((place for place in map(rest.find, (b"/", b"?", b"#")) if place >= 0), default=len(rest))
         authority, path = rest[:end], rest[end:]
-        if not authority or b"@" in authority or path.startswith(b"#"):
+        if authority[:1] in (b"", b":") or b"@" in authority or path.startswith(b"#"):
             raise errors.malformed("The request target is not a path.")
         self.access.check_host(authority.decode("latin-1"), required=True)
         head.take_target(path if path.startswith(b"/") else b"/" + path)

@@ -89,6 +89,8 @@ def test_an_absolute_target_becomes_a_path(target: bytes, expected: bytes) -> No
         (b"http://evil.example/", 403),
         (b"http://u@localhost/", 400),
         (b"http:///x", 400),
+        (b"http://:80/x", 400),
+        (b"http://://x", 400),
         (b"file:///etc/passwd", 400),
         (b"ftp://localhost/", 400),
         (b"*", 400),
