@@ -18,6 +18,8 @@ BETWEEN_LOOKS = 0.5  # seconds
 
 RESET_TRAVEL = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
 
+REMEMBERED = 64  # upstreams
+
 Members = Callable[[], tuple[Instance | Remote, ...]]
 
 
@@ -29,6 +31,7 @@ class Aftercare:
         self._members = members
         self._tasks = tasks
         self._checking: set[Upstream] = set()
+        self._remotes: dict[Upstream, Remote] = {}  # those that were heard of lately: every answer is
         self._closed = False
 
     def close(self) -> None:
@@ -61,9 +64,16 @@ class Aftercare:
 
     def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
         """An upstream is asked as much as it says that it allows."""
-        member = None if self._closed else self._behind(upstream)
-        if isinstance(member, Remote):
-            member.answered(status, fields, body)
+        remote = self._remotes.get(upstream)
+        if remote is None:
+            member = self._behind(upstream)
+            if not isinstance(member, Remote):
+                return
+            if len(self._remotes) >= REMEMBERED:
+                self._remotes.clear()
+            remote = self._remotes[upstream] = member
+        if not self._closed:
+            remote.answered(status, fields, body)
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         """Where there are instances never: one may be starting, or come back."""

@@ -42,6 +42,7 @@ class EngineHead:
 
     lines: bytes  # start line and fields, each with its line end
     is_stream: bool  # of server-sent events
+    tells_limits: bool  # it has fields about rate limits
 
 
 @lru_cache(maxsize=256)
@@ -52,17 +53,18 @@ def engine_head(status: int, reason: bytes, fields: tuple[Field, ...]) -> Engine
     """
     named = nominated(fields)
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason or _REASONS.get(status, b""))]
-    is_stream = False
+    is_stream = tells_limits = False
     for name, value in fields:
         lower = name.lower()
         if lower == b"content-type":
             is_stream = value.lower().startswith(b"text/event-stream")
+        tells_limits = tells_limits or b"ratelimit" in lower
         if lower not in NOT_TO_CLIENT and lower not in named and not lower.startswith(CORS_PREFIX):
             lines.append(b"%b: %b\r\n" % (name, value))
     head = b"".join(lines)
     if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
         raise ValueError("a header field of its answer holds a line break")
-    return EngineHead(head, is_stream)
+    return EngineHead(head, is_stream, tells_limits)
 
 
 def valid_host(host: str) -> bool:

@@ -134,7 +134,7 @@ class Server:
             self._error = error
 
     async def _stop(self, front: Front, forwarder: Forwarder) -> None:
-        self._gate.stopping = True  # who comes now is told so, until nobody is left who was here before
+        self._gate.stop()  # who comes now is told so, until nobody is left who was here before
         self._stopping.begin()
         busy = forwarder.in_flight - self._leases.queued
         if busy:

@@ -47,8 +47,9 @@ class Lease:
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
 
     def release(self) -> None:
-        leases, self._leases = self._leases, None
+        leases = self._leases
         if leases is not None:
+            self._leases = None
             leases._leave(self.ticket, self.upstream)
 
     def abandon(self) -> None:
@@ -132,7 +133,13 @@ class Leases:
         if self._refusal is not None:
             raise self._refusal()
         grant = self._pool.take(exclude)
-        return None if grant is None else Lease(self, grant.ticket, grant.member)
+        return None if grant is None else Lease(self, *grant)
+
+    def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
+        """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
+        if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
+            return lease
+        return self.take(exclude)
 
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
@@ -141,8 +148,6 @@ class Leases:
         """
         if self._refusal is not None:
             raise self._refusal()
-        if path not in self._slotless:
-            return None
         for upstream in self._pool.members:
             if path in upstream.slotless and upstream not in exclude:
                 return Lease(None, 0, upstream)

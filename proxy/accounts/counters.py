@@ -52,6 +52,10 @@ class Spread:
         buckets[bisect_left(self._bounds, value)] += 1
         total[0] += value
 
+    def observe_zeros(self, number: int) -> None:
+        """So many zeros, in a histogram without labels."""
+        self._seen[()][0][0] += number
+
     def family(self) -> Metric:
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         names = [*map(str, map(float, self._bounds)), "+Inf"]

@@ -4,7 +4,6 @@ The cost per event is one append to a list: what came is put together now and th
 kept. Counting is done when one is dropped and at the end. The counts do not depend on where the bytes were cut.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -226,12 +225,18 @@ class Meter:
 
 def usage_of(body: bytes) -> Usage:
     """That of a whole body that is no stream."""
-    said = None
-    if len(body) <= _MOST:  # else to search its end costs less
-        with contextlib.suppress(msgspec.DecodeError):
-            said = _whole.decode(body).usage
-    if said is not None and (found := _from_usage(said)).is_whole:
-        return found
+    try:
+        said = _whole.decode(body).usage if len(body) <= _MOST else None  # else to search its end costs less
+    except msgspec.DecodeError:
+        said = None
+    if said is not None:
+        prompt, completion = said.prompt_tokens, said.completion_tokens
+        details = said.prompt_tokens_details or said.input_tokens_details
+        if type(prompt) is int and type(completion) is int and details is None and prompt >= 0 <= completion:
+            cached = said.cache_read_input_tokens
+            return Usage(prompt, completion, None if cached is None else _count(cached))  # as most say it
+        if (found := _from_usage(said)).is_whole:
+            return found
     meter = Meter(stream=False)
     meter.feed(body)
     return meter.usage()

@@ -28,6 +28,7 @@ ROUTES = frozenset(
     ]
 )
 _PROMPT, _COMPLETION, _CACHED = ("prompt",), ("completion",), ("cached",)
+TOGETHER = 64  # requests that are counted together
 LAG_TOLD = 60.0  # seconds
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
@@ -38,7 +39,8 @@ class Metrics:
 
     def __init__(self, snapshot: Callable[[], Snapshot], queued: Callable[[], int]) -> None:
         phases = tuple((phase,) for phase in ("queued", "prefill", "decode"))
-        self._requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
+        self._uncounted: list[Outcome] = []
+        self._ended: dict[tuple[str, int], int] = {}  # requests by route and status
         self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=(_PROMPT, _COMPLETION, _CACHED))
         self._cancelled = _tally("cancelled", "Requests whose client left, by phase.", "phase", start=phases)
         self._upstream_errors = _tally("upstream_errors", "Failed exchanges with engines.", "kind")
@@ -57,11 +59,15 @@ class Metrics:
         self._registry.register(_Supply(snapshot, queued))
 
     def page(self) -> bytes:
+        self._count()
         return generate_latest(self._registry)
 
     def _families(self) -> Iterator[Metric]:
+        requests = _tally("requests", "Requests by path and status; 499: the client left.", "route", "code")
+        for (route, status), count in self._ended.items():
+            requests.add(route, str(status), amount=count)
         for tally in (
-            self._requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
+            requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
             self._rejected,
         ):  # fmt: skip
             yield tally.family()
@@ -74,27 +80,42 @@ class Metrics:
         yield build
 
     def finished(self, outcome: Outcome) -> None:
-        """One request is over."""
-        route = outcome.path if outcome.path in ROUTES else "other"
-        self._requests.add(route, str(outcome.status))
-        self._duration.observe(outcome.finished - outcome.started, route)
-        if outcome.left is not None:
-            self._cancelled.add(outcome.left)
-        if outcome.instance is None:
-            return
-        self._wait.observe(outcome.queue_wait)
-        if outcome.first_token:
-            self._first.observe(outcome.first_token - outcome.started)
-            if (per_token := outcome.time_per_token) is not None:
-                self._per_token.observe(per_token)
-        prompt, completion, cached = outcome.usage
-        tokens = self._tokens.counts
-        if prompt:
-            tokens[_PROMPT] += prompt
-        if completion:
-            tokens[_COMPLETION] += completion
-        if cached:
-            tokens[_CACHED] += cached
+        """One request is over. It is counted with others, which costs half, or as soon as somebody scrapes."""
+        ended = self._uncounted
+        ended.append(outcome)
+        if len(ended) >= TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        requests, tokens = self._ended, self._tokens.counts
+        prompts = completions = cached = unqueued = 0
+        for outcome in self._uncounted:
+            path = outcome.path
+            route = path if path in ROUTES else "other"
+            key = route, outcome.status
+            requests[key] = requests.get(key, 0) + 1
+            self._duration.observe(outcome.finished - outcome.started, route)
+            if outcome.left is not None:
+                self._cancelled.add(outcome.left)
+            if outcome.instance is None:
+                continue
+            if outcome.queue_wait:
+                self._wait.observe(outcome.queue_wait)
+            else:
+                unqueued += 1
+            if outcome.first_token:
+                self._first.observe(outcome.first_token - outcome.started)
+                if (per_token := outcome.time_per_token) is not None:
+                    self._per_token.observe(per_token)
+            usage = outcome.usage
+            prompts += usage.prompt or 0
+            completions += usage.completion or 0
+            cached += usage.cached or 0
+        self._uncounted.clear()
+        self._wait.observe_zeros(unqueued)
+        tokens[_PROMPT] += prompts
+        tokens[_COMPLETION] += completions
+        tokens[_CACHED] += cached
 
     def upstream_failed(self, kind: str) -> None:
         self._upstream_errors.add(kind)

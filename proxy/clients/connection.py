@@ -217,12 +217,14 @@ class ClientConnection(asyncio.Protocol):
         self._front.bodies_held -= self._charged
         self._charged = 0
 
-    def close(self) -> None:
-        """Close once the client has had the time to read what was written."""
+    def close(self, *, unread: bool = False) -> None:
+        """Close once the client has had the time to read what was written. `unread`: there is more of its to come, or
+        may be.
+        """
         transport = self.transport
         if transport is None or (self._closing and self._reading is Reading.NOTHING):
             return
-        sends_on = self._reading is not Reading.HEAD or bool(self._held) or self._reading_paused
+        sends_on = unread or self._reading is not Reading.HEAD or bool(self._held) or self._reading_paused
         self._closing = True
         self._reading = Reading.NOTHING
         self._held = b""
@@ -278,8 +280,8 @@ class ClientConnection(asyncio.Protocol):
         held, self._held = self._held, b""
         self._resume_reading()
         self._read(held)
-        if self._ended and self._exchange is None:
-            self.close()
+        if self._ended and (self._exchange is None or self._reading is not Reading.HEAD):
+            self.close()  # what is missing of the next request will not come
 
     def _read(self, data: bytes) -> None:
         self._in_loop = True

@@ -45,7 +45,8 @@ class Front:
         self._most = most
         self.bodies_held = 0  # bytes of request bodies that are held now; connections keep it
         self._connections: set[ClientConnection] = set()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._spare = min(AT_ONCE, max(4, most // 8))  # connections beyond those, that are told so
+        self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
         self._listening: socket.socket | None = None
         self._tls: ssl.SSLContext | None = None
@@ -132,15 +133,22 @@ class Front:
     def _count(self) -> int:
         return len(self._connections) + len(self._handshakes)
 
-    def _make_room(self, newest: ClientConnection) -> None:
-        """For `newest`, which is one too many: of the idle ones those go first that have been idle longest."""
+    def _make_room(self, newest: ClientConnection | None) -> None:
+        """For `newest`, or for a handshake, which is one too many: of the idle ones those go first that have been idle
+        longest, then the oldest handshake.
+        """
         self._complain()
         idle = [client for client in self._connections if client is not newest and client.is_idle]
         for client in heapq.nsmallest(AT_ONCE, idle, key=_deadline):
             client.abort()
         if idle:
             return
-        if newest.transport is not None and self._count <= self._most + AT_ONCE:
+        shaking = next((task for task in self._handshakes if not task.cancelling()), None)
+        if shaking is not None:
+            shaking.cancel()
+        elif newest is None:
+            return
+        elif newest.transport is not None and self._count <= self._most + self._spare:
             body = crowded().body("")
             newest.transport.write(_CROWDED % (len(body), body))
             newest.close()
@@ -186,13 +194,15 @@ class Front:
             except OSError as error:
                 self._pause_accepting(listening, error)
                 return
-            if self._count >= self._most + AT_ONCE:  # nothing can be said before the handshake
+            if self._count >= self._most + self._spare:  # nothing can be said before the handshake
                 sock.close()
                 continue
             sock.setblocking(False)
             task = asyncio.get_running_loop().create_task(self._shake_hands(sock))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            self._handshakes[task] = None
+            task.add_done_callback(self._handshakes.pop)
+            if self._count > self._most:
+                self._make_room(None)
 
     def _pause_accepting(self, listening: socket.socket, error: OSError) -> None:
         logger.warning("clients cannot be accepted: %s", error.strerror)

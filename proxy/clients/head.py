@@ -9,6 +9,7 @@ body is understood (RFC 9112 section 6.3).
 """
 
 import re
+from typing import Any
 
 import httptools
 
@@ -56,7 +57,7 @@ class RequestHead:
 
     __slots__ = (
         "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path", "special",
-        "target", "written",
+        "target", "way", "written",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, http11: bool) -> None:
@@ -71,6 +72,7 @@ class RequestHead:
         self.special: list[tuple[bytes, bytes]] = []  # of the others: lower-case name, and the line as it came
         self.named: dict[bytes, bytes] = {}  # values of the special ones; of several the first
         self.nominated = _NO_NAMES  # by `Connection`, lower case: fields for this connection alone
+        self.way: tuple[object, Any] | None = None  # by whose rules it was let in, and where it goes
         self.written: dict[object, bytes] = {}  # by who wrote it: what became of it for an engine
 
     def __repr__(self) -> str:

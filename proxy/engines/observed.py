@@ -82,6 +82,9 @@ class Refusal:
     def head(self, head: Head, length: int | None) -> Failure | None:
         raise AssertionError("one answer has one head")
 
+    def whole(self, head: Head, body: bytes) -> Failure | None:
+        raise AssertionError("one answer has one head")
+
     def fail(self, failure: Failure) -> None:
         self._answer.fail(failure)
 

@@ -42,6 +42,9 @@ class EngineConnection(asyncio.Protocol):
         "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
+    _between_chunks: bool
+    _reusable: bool
+
     def __init__(self, upstream: Upstream, idle: "IdleConnections[EngineConnection]") -> None:
         self.upstream = upstream
         self.used = 0  # requests sent
@@ -50,12 +53,12 @@ class EngineConnection(asyncio.Protocol):
         self._idle = idle
         self._heard = 0.0
         self._body: list[bytes] = []
-        self._parser: httptools.HttpResponseParser | None = None
+        self._forget()
+        self._head_only = False
         self._stirred = False  # something came since `heard` was asked for
         self._outlet: Outlet | None = None
         self._passing_to: Outlet | None = None  # `_outlet` while whole chunks may be told from content, else None
         self._passed: list[bytes] = []
-        self._between_chunks = False  # the parser has read a chunk to its end and nothing since
         self._paused = False
         self._sink: Sink | None = None
 
@@ -90,11 +93,8 @@ class EngineConnection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
-        self._parser = None
-        self._head_bytes = 0
-        self._final = self._complete = self._until_close = self._between_chunks = False
-        self._outlet = self._passing_to = None
-        self._reusable = True
+        if self._parser is not None:  # else nothing is left of an answer before
+            self._forget()
         self._head_only = head_only
         self._sink = sink
         self.used += 1
@@ -212,6 +212,16 @@ class EngineConnection(asyncio.Protocol):
             when = "in the middle of its answer" if self._final else "before it answered"
             sink.fail(Failure(Kind.RESET, f"it closed the connection {when}"))
 
+    def _forget(self) -> None:
+        """No byte of an answer has come."""
+        self._parser: httptools.HttpResponseParser | None = None
+        self._head_bytes = 0
+        self._final = False  # the head is here, and no interim one
+        self._complete = False
+        self._until_close = False  # only the end of the connection ends the body
+        self._between_chunks = False  # the parser has read a chunk to its end and nothing since
+        self._reusable = True
+
     def _parse(self) -> httptools.HttpResponseParser:
         """Begin to."""
         self._fields: list[Field] = []
@@ -225,14 +235,11 @@ class EngineConnection(asyncio.Protocol):
 
     def _answered(self, sink: Sink, head: Head, body: bytes) -> None:
         """The whole answer came at once, with a head that is known."""
-        self._final = self._complete = True
-        failure = sink.head(head, len(body))
-        if failure is None and self._sink is not None:  # another one for what follows, maybe
-            failure = self._sink.receive(body, True)
-        if failure is not None:
-            self._fail(failure.kind, failure.text)
-        else:
+        failure = sink.whole(head, body)
+        if failure is None:
             self._end(self._sink or sink)
+        else:
+            self._fail(failure.kind, failure.text)
 
     # httptools callbacks
 
@@ -302,7 +309,8 @@ class EngineConnection(asyncio.Protocol):
 
     def _end(self, sink: Sink) -> None:
         self._sink = self._outlet = self._passing_to = None
-        self.resume()  # the last bytes may have been what its client could not take: the next client can
+        if self._paused:
+            self.resume()  # the last bytes may have been what its client could not take: the next client can
         if self._reusable and self.transport is not None and self.upstream.keepalive > 0:
             self.since = monotonic()
             self._idle.put(self)

@@ -35,6 +35,9 @@ class Sink(Protocol):
     def head(self, head: Head, length: int | None) -> Failure | None:
         """`length` of the body; None: until its end. A Failure ends the exchange."""
 
+    def whole(self, head: Head, body: bytes) -> Failure | None:
+        """All of an answer at once: as `head` and `receive`, one after the other."""
+
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         """What one segment held of the body; `complete` exactly once, with the last."""
 

@@ -18,9 +18,9 @@ from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
-from slotproxy.proxy.headers import Field
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_UNUSUAL = REFUSALS | {204, 304}  # statuses of answers that do not simply pass
 UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that would drop its stream
 
 
@@ -40,8 +40,7 @@ class Answer(ABC):
     first_byte = 0.0
     last_byte = 0.0
     meter: Meter | None = None
-    _own = b""  # header lines for the client: of whoever answers
-    _own_always = b""  # and of the proxy
+    _own = b""  # header lines of the proxy's
     _connection: EngineConnection | None = None
     _observer: Observer | None = None
     _aside: Refusal | None = None
@@ -140,10 +139,31 @@ class Answer(ABC):
             framing += b"Connection: close\r\n"
         elif not request.http11:
             framing += b"Connection: keep-alive\r\n"
-        self._head = b"%b%b%b%b\r\n" % (wire.lines, self._own, self._own_always, framing)
+        self._head = b"%b%b%b\r\n" % (wire.lines, self._own, framing)
         if self._observer is not None:
-            self._step_aside(self._observer, status, head.fields)
+            self._step_aside(self._observer, head)
         return None
+
+    def whole(self, head: Head, body: bytes) -> Failure | None:
+        client, status, wire = self._client, head.status, head.wire
+        transport = client.transport
+        if not self._is_plain or wire.is_stream or status in _UNUSUAL or not body or transport is None:
+            failure = self.head(head, len(body))
+            return failure or (self._aside or self).receive(body, True)
+        if self._observer is not None:
+            self._observer(status, head.fields if wire.tells_limits else (), b"")
+        self.status = status
+        self._whole = body
+        transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (wire.lines, self._own, len(body), body))
+        self.begun = self.complete = True
+        self.answer_begun()
+        return None
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing but the length of its body has to be said of an answer."""
+        request = self.request
+        return self.keep_alive and request.http11 and request.method != "HEAD"
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         transport = self._client.transport
@@ -198,15 +218,15 @@ class Answer(ABC):
 
     # observed.Destination
 
-    def _step_aside(self, observer: Observer, status: int, fields: tuple[Field, ...]) -> None:
-        connection, head = self._connection, self._head
-        if connection is None or head is None:
+    def _step_aside(self, observer: Observer, head: Head) -> None:
+        connection, wire_head = self._connection, self._head
+        if connection is None or wire_head is None:
             return
-        if status in REFUSALS:
-            self._aside = Refusal(self, observer, connection, status, fields, head, self._chunked)
+        if head.status in REFUSALS:
+            self._aside = Refusal(self, observer, connection, head.status, head.fields, wire_head, self._chunked)
             connection.hand_over(self._aside)
         else:
-            observer(status, fields, b"")
+            observer(head.status, head.fields, b"")
 
     def _report(self) -> None:
         """Tell the observer of an error event at the end of a stream."""

@@ -10,13 +10,14 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Recipe:
     """How the requests of any client are written for one upstream."""
 
-    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own")
+    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own", "instance")
 
     def __init__(self, upstream: Upstream, *, strip_credentials: bool) -> None:
         extra = upstream.extra_headers
         dropped = NOT_TO_ENGINE | upstream.drop_headers | {name.lower() for name, _ in extra}
         self._dropped = dropped | CREDENTIALS if strip_credentials else dropped
         self._looks_at_all = not self._dropped <= SPECIAL
+        self.instance = b"x-slotproxy-instance: %b\r\n" % upstream.instance.encode()  # for whom it answers
         self._base = upstream.base_path.encode()
         self._host = upstream.authority.encode()
         self._own = [b"%b: %b" % field for field in extra]

@@ -13,14 +13,14 @@
 
 import asyncio
 import logging
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from slotproxy.instances.slots.leases import Lease
-from slotproxy.instances.upstream import REFUSALS, Upstream
+from slotproxy.instances.upstream import REFUSALS, Field, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import log_access
+from slotproxy.proxy.accounts.meter import usage_of
 from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.clients import bodies, json_body, json_renaming
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
@@ -64,10 +64,13 @@ class Exchange(Answer):
     _tried: frozenset[Upstream] = frozenset()
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
-        super().__init__(head, client)
-        self.body_limit = forwarder.gate.max_body
+        self.request = head
+        self.keep_alive = head.keep_alive
+        self._client = client
         self._forwarder = forwarder
-        self._outcome = Outcome(forwarder.gate.request_id(head), head.method, client.peer, monotonic(), head.path)
+        gate = forwarder.gate
+        self.body_limit = gate.max_body
+        self._outcome = Outcome(gate.request_id(head), head.method, client.peer, monotonic(), head.path)
 
     # clients.connection.Exchange
 
@@ -78,28 +81,44 @@ class Exchange(Answer):
         return CONTINUE if self.request.http11 else b""
 
     def admit(self, *, whole: bool) -> None:
-        gate = self._forwarder.gate
+        gate, request = self._forwarder.gate, self.request
         try:
-            way = gate.way(self.request)
-            self._outcome.path = self.request.path
-            if b"origin" in self.request.named:
-                self._own_always = gate.access.cors_fields(self.request.text(b"origin"))
+            way = gate.way(request)
             if way is Way.PREFLIGHT:
-                self._answer_preflight(gate.preflight(self.request))
+                self._answer_preflight(gate.preflight(request))
                 return
             if way is Way.PAGE:
                 self.is_page = True
-            if not whole:
-                self._check_body()
-            elif self.request.length > self.body_limit:
+            if request.length > self.body_limit:
                 raise errors.too_large(self.body_limit)
+            if not (whole or self.is_page):
+                self._forwarder.check_queue(request.path)
         except errors.Refusal as refusal:
-            self._outcome.path = self.request.path
             self.refuse(refusal)
 
     def serve(self, body: bytes) -> None:
+        self._body = body
+        self._began = began = monotonic()
+        forwarder = self._forwarder
         try:
-            self._serve(body)
+            if self.is_page:
+                upstream = self._upstream = forwarder.pages
+            else:
+                wanted = bodies.at_a_glance(self.request, body)
+                if wanted is None:
+                    self._task = forwarder.run(self._look())
+                    return
+                self.expects_stream = wanted.streaming
+                lease = forwarder.at_once(self.request.path, self._tried)
+                if lease is None:
+                    self._task = forwarder.run(self._fetch())
+                    return
+                upstream = self._take(lease)
+            connection = forwarder.idle.take(upstream, began)
+            if connection is None or self._has_to_be_rewritten(upstream):
+                self._task = forwarder.run(self._fetch(connection))
+            else:
+                self._send(connection, body if upstream.model is None else self._body_for(upstream))
         except errors.Refusal as refusal:
             self.refuse(refusal)
         except Exception as error:
@@ -107,6 +126,7 @@ class Exchange(Answer):
 
     def refuse(self, refusal: errors.Refusal) -> None:
         outcome, head = self._outcome, self.request
+        outcome.path = head.path  # that of an absolute target by now
         outcome.status, outcome.error = refusal.status, refusal.code
         keep = self._keeps_alive and not refusal.close
         transport = self._client.transport
@@ -116,7 +136,7 @@ class Exchange(Answer):
                     refusal,
                     head.path,
                     outcome.request_id,
-                    own=self._own_always,
+                    own=self._cors,
                     keep_alive=keep,
                     http11=head.http11,
                     head_only=head.method == "HEAD",
@@ -135,46 +155,14 @@ class Exchange(Answer):
 
     # on the way down
 
-    def _check_body(self) -> None:
-        """Raises Refusal for a body that is not worth reading."""
-        if self.request.length > self.body_limit:
-            raise errors.too_large(self.body_limit)
-        if not self.is_page:
-            self._forwarder.check_queue(self.request.path)
-
-    def _serve(self, body: bytes) -> None:
-        head, forwarder = self.request, self._forwarder
-        if not self.is_page and forwarder.gate.stopping:
-            raise errors.shutting_down()
-        self._body = body
-        if self.is_page:
-            self._upstream = forwarder.pages
-            self._began = monotonic()
-        else:
-            wanted = bodies.at_a_glance(head, body)
-            if wanted is None:
-                self._task = forwarder.run(self._look())
-                return
-            self.expects_stream = wanted.streaming
-            lease = forwarder.at_once(head.path, self._tried)
-            if lease is None:
-                self._task = forwarder.run(self._fetch())
-                return
-            self._take(lease)
-        upstream = self._upstream
-        assert upstream is not None
-        connection = forwarder.idle.take(upstream, self._began)
-        if connection is None or self._has_to_be_rewritten(upstream):
-            self._task = forwarder.run(self._fetch(connection))
-        else:
-            self._send(connection, self._body_for(upstream))
-
-    def _take(self, lease: Lease) -> None:
+    def _take(self, lease: Lease) -> Upstream:
+        """The slot for the attempt that begins."""
         lease.streaming = self.expects_stream
-        self._lease, self._upstream = lease, lease.upstream
-        self._outcome.instance = lease.upstream.instance
-        self._began = monotonic()
+        upstream = lease.upstream
+        self._lease, self._upstream = lease, upstream
+        self._outcome.instance = upstream.instance
         self._engine_has_it = False
+        return upstream
 
     async def _look(self) -> None:
         """At a body that takes long to look at."""
@@ -205,10 +193,10 @@ class Exchange(Answer):
 
     async def _fetched(self, *, fresh: bool) -> EngineConnection | Failure:
         forwarder = self._forwarder
-        if self._upstream is None:
-            self._take(await self._wait())
         upstream = self._upstream
-        assert upstream is not None
+        if upstream is None:
+            upstream = self._take(await self._wait())
+            self._began = monotonic()
         connection = None if fresh else forwarder.idle.take(upstream, monotonic())
         if connection is not None:
             return connection
@@ -250,23 +238,28 @@ class Exchange(Answer):
     def _send(self, connection: EngineConnection, body: bytes) -> None:
         outcome, forwarder = self._outcome, self._forwarder
         upstream = connection.upstream
+        recipe = forwarder.recipe(upstream)
         request_id = outcome.request_id.encode()
-        head = forwarder.recipe(upstream).head(self.request, len(body), request_id)
+        head = recipe.head(self.request, len(body), request_id)
         observer = None
-        if self._lease is None:
-            own = b"x-request-id: %b\r\n" % request_id
-        else:
+        own = b"x-request-id: %b\r\n" % request_id
+        if self._lease is not None:
             self._sent = self._engine_has_it = True
-            own = b"x-request-id: %b\r\nx-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: %d\r\n" % (
-                request_id,
-                upstream.instance.encode(),
-                round(outcome.queue_wait * 1000),
-            )
+            wait = outcome.queue_wait
+            own = b"%b%bx-slotproxy-queue-ms: %d\r\n" % (own, recipe.instance, round(wait * 1000) if wait else 0)
             if upstream.observed:
-                observer = partial(forwarder.leases.owner.answered, upstream)
+                observer = self._observe
+        if b"origin" in self.request.named:
+            own += self._cors
         if forwarder.gate.stopping:
             self.keep_alive = False
         self.send(connection, head, body, own, observer)
+
+    def _observe(self, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+        """Tell the owner of the upstream of an answer; see leases.UpstreamOwner."""
+        upstream = self._upstream
+        if upstream is not None:
+            self._forwarder.leases.owner.answered(upstream, status, fields, body)
 
     # on the way back
 
@@ -276,7 +269,14 @@ class Exchange(Answer):
 
     def attempt_over(self, failure: Failure | None) -> None:
         try:
-            self._attempt_over(failure)
+            lease = self._lease
+            if failure is None and self.complete and lease is not None and self.status not in _UNSERVED:
+                self._lease = None  # as nearly always
+                lease.release()
+                self._forwarder.rate.observe(monotonic() - self._began)
+                self._complete()
+            else:
+                self._attempt_over(failure)
         except Exception as error:
             self._fail_as_bug(error)
 
@@ -358,8 +358,11 @@ class Exchange(Answer):
         self._complete()
 
     def _complete(self) -> None:
+        if self._over:
+            return
         self._record()
-        self._finish(keep_alive=self.keep_alive and not self._forwarder.gate.stopping)
+        self._close_account()
+        self._client.answered(keep_alive=self.keep_alive and not self._forwarder.gate.stopping)
 
     # the end
 
@@ -370,7 +373,6 @@ class Exchange(Answer):
 
     def _close_account(self) -> None:
         self._over = True
-        self._body = b""
         outcome, forwarder = self._outcome, self._forwarder
         outcome.finished = monotonic()
         forwarder.over(self)
@@ -381,6 +383,9 @@ class Exchange(Answer):
         outcome = self._outcome
         if self.begun:
             outcome.status = self.status
+        if self._whole is not None and not self.is_page:
+            outcome.size, outcome.usage = len(self._whole), usage_of(self._whole)
+            return
         if self.is_page:
             outcome.size = self.size
             return
@@ -417,6 +422,11 @@ class Exchange(Answer):
             task.cancel()
 
     @property
+    def _cors(self) -> bytes:
+        """Header lines that let the page that asks read the answer."""
+        return self._forwarder.gate.access.cors_fields(self.request.text(b"origin"))
+
+    @property
     def _keeps_alive(self) -> bool:
         return self.request.keep_alive and not self._forwarder.gate.stopping
 
@@ -426,7 +436,7 @@ class Exchange(Answer):
         if self._client.transport is not None:
             request_id, http11 = self._outcome.request_id, self.request.http11
             self._client.transport.write(
-                empty_bytes(204, fields, request_id, own=self._own_always, keep_alive=keep, http11=http11)
+                empty_bytes(204, fields, request_id, keep_alive=keep, http11=http11)
             )
         self._finish(keep_alive=keep)
 

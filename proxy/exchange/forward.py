@@ -102,7 +102,7 @@ class Forwarder:
         logger.debug("malformed request from %s: %s", client.peer, refusal.message)
         if client.transport is not None:
             client.transport.write(refusal_bytes(refusal, "", self.gate.request_id(None)))
-        client.close()
+        client.close(unread=True)
 
     # for exchanges
 
@@ -120,9 +120,8 @@ class Forwarder:
 
     def at_once(self, path: str, tried: frozenset[Upstream]) -> Lease | None:
         """A slot that is free now. Raises Refusal."""
-        leases = self.leases
         try:
-            return leases.slotless(path, tried) or leases.take(tried)
+            return self.leases.at_once(path, tried)
         except InstanceError as error:
             raise self._translated(error) from None
 

@@ -32,8 +32,8 @@ class Gate:
 
     def __init__(self, access: Access, max_body: int, only_upstreams: Callable[[], bool]) -> None:
         """`only_upstreams`: whether every model is somebody else's, so that they say themselves what they have."""
-        self.reconfigure(access, max_body)
         self.stopping = False  # whoever comes for an engine is told so
+        self.reconfigure(access, max_body)
         self._only_upstreams = only_upstreams
         self._prefix = secrets.token_hex(6)
         self._numbers = itertools.count(1)
@@ -41,7 +41,13 @@ class Gate:
     def reconfigure(self, access: Access, max_body: int) -> None:
         """From the next request on by these."""
         self.access, self.max_body = access, max_body
+        self._rules = object()  # stands for these rules, and no others
         self._hosts: set[bytes | None] = set()  # values of Host that were found right
+
+    def stop(self) -> None:
+        """From now on whoever comes for an engine is told that the proxy stops."""
+        self.stopping = True
+        self._rules = object()
 
     def request_id(self, head: RequestHead | None) -> str:
         """The client's own, if it may be used, else a new one."""
@@ -53,9 +59,21 @@ class Gate:
 
     def way(self, head: RequestHead) -> Way:
         """Where the request goes. Raises Refusal for what nobody may hear of."""
+        known = head.way
+        if known is not None and known[0] is self._rules:  # the same head, let in by the same rules a moment ago
+            found: Way = known[1]
+            return found
+        way = self._judged(head)
+        if way is Way.ENGINE and head.path != MODELS:
+            head.way = self._rules, way
+        return way
+
+    def _judged(self, head: RequestHead) -> Way:
         method, access, named = head.method, self.access, head.named
         if method not in _METHODS:
-            raise errors.method_not_allowed(", ".join(sorted(_METHODS)))
+            refusal = errors.method_not_allowed(", ".join(sorted(_METHODS)))
+            refusal.close = method == "CONNECT"  # what follows may be meant for the tunnel that it asked for
+            raise refusal
         if not head.target.startswith(b"/"):
             self._take_origin_form(head)
         path = head.path
@@ -96,7 +114,7 @@ class Gate:
             raise errors.malformed("The request target is not a path.")
         end = min((place for place in map(rest.find, (b"/", b"?", b"#")) if place >= 0), default=len(rest))
         authority, path = rest[:end], rest[end:]
-        if not authority or b"@" in authority or path.startswith(b"#"):
+        if authority[:1] in (b"", b":") or b"@" in authority or path.startswith(b"#"):
             raise errors.malformed("The request target is not a path.")
         self.access.check_host(authority.decode("latin-1"), required=True)
         head.take_target(path if path.startswith(b"/") else b"/" + path)

@@ -84,7 +84,7 @@ async def crowded(start_proxy: StartProxy, *options: str, descriptors: int = DES
 
 
 @only_on_linux
-async def test_connections_that_are_closing_with_unread_output_count_and_end(start_proxy: StartProxy) -> None:
+async def test_connections_that_are_closing_with_unread_output_count(start_proxy: StartProxy) -> None:
     async with crowded(start_proxy) as proxy:
         size = await size_that_is_left_unread(proxy)
         for kept in ("keep-alive", "close"):
@@ -93,10 +93,19 @@ async def test_connections_that_are_closing_with_unread_output_count_and_end(sta
                     opened.enter_context(reading_nothing(proxy.port, asking_for(size, kept)))
                     await asyncio.sleep(0.01)
                     assert client_sockets(proxy) <= CAP + SPARE, kept
-                if kept == "close":
-                    await eventually(lambda: _none_of(proxy), CLOSES_WITHIN)
             await eventually(lambda: _none_of(proxy), CLOSES_WITHIN)
             assert (await ask(proxy.port, "GET", "/health")).status == 200
+
+
+@pytest.mark.slow
+@only_on_linux
+async def test_a_peer_that_does_not_take_what_was_written_before_a_close_is_aborted(start_proxy: StartProxy) -> None:
+    async with crowded(start_proxy) as proxy:
+        size = await size_that_is_left_unread(proxy)
+        with reading_nothing(proxy.port, asking_for(size)):
+            await asyncio.sleep(0.1)
+            assert client_sockets(proxy) == 1
+            await eventually(lambda: _none_of(proxy), CLOSES_WITHIN)
 
 
 @only_on_linux

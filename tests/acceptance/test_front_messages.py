@@ -104,6 +104,15 @@ async def test_a_target_may_be_absolute(bench: Standing, target: str, as_the_eng
     assert [seen.target.decode() for seen in bench.take()] == [as_the_engine_sees_it]
 
 
+@pytest.mark.parametrize(
+    "target", [b"http:///x", b"http://:80/x", b"http://://x", b"http://u@127.0.0.1/", b"ftp://127.0.0.1/"]
+)
+async def test_an_absolute_target_has_to_name_a_host_of_http(bench: Standing, target: bytes) -> None:
+    (answer,) = await talk(bench, b"GET " + target + b" HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
+    assert_refused(answer, 400)
+    assert bench.take() == []
+
+
 async def test_options_of_the_whole_server_are_answered(bench: Standing) -> None:
     (answer,) = await talk(bench, b"OPTIONS * HTTP/1.1\r\n" + HOST + CLOSE + b"\r\n")
     assert answer.status in (200, 204), answer
@@ -169,6 +178,7 @@ MALFORMED = {
     "NUL in a value": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
     "a bare CR": b"GET / HTTP/1.1\r\n" + HOST + b"X: a\rb\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "no Host, an absolute target": b"GET http://127.0.0.1/ HTTP/1.1\r\n\r\n",
     "two Hosts": b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
     "a length that is no number": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1x\r\n\r\n",
     "a signed length": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +1\r\n\r\n{",

@@ -128,7 +128,7 @@ class Stack:
 
     def stop(self) -> None:
         """As when a signal has come: who comes now is told so."""
-        self.gate.stopping = True
+        self.gate.stop()
         self.stopping.begin()
 
     async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -80,7 +80,7 @@ class Place:
     def malformed(self, client: ClientConnection, refusal: Refusal) -> None:
         if client.transport is not None:
             client.transport.write(refusal_bytes(refusal, "", "1"))
-        client.close()
+        client.close(unread=True)
 
     def finish(self) -> None:
         for exchange in self.slow:

@@ -58,6 +58,10 @@ class Recorder:
     def head(self, head: Head, length: int | None) -> None:
         self.status, self.fields, self.length = head.status, head.fields, length
 
+    def whole(self, head: Head, body: bytes) -> None:
+        self.head(head, len(body))
+        self.receive(body, True)
+
     def receive(self, data: bytes, complete: bool) -> None:
         assert not self.completed
         self.settle()

@@ -89,6 +89,8 @@ def test_an_absolute_target_becomes_a_path(target: bytes, expected: bytes) -> No
         (b"http://evil.example/", 403),
         (b"http://u@localhost/", 400),
         (b"http:///x", 400),
+        (b"http://:80/x", 400),
+        (b"http://://x", 400),
         (b"file:///etc/passwd", 400),
         (b"ftp://localhost/", 400),
         (b"*", 400),
@@ -128,7 +130,10 @@ def test_only_one_expectation_is_known() -> None:
 
 def test_who_stops_takes_nothing_for_engines_and_shows_its_pages() -> None:
     there = gate()
-    there.stopping = True
+    request = head(b"POST /v1/x")
+    assert there.way(request) is Way.ENGINE
+    there.stop()
+    assert status(there, request) == 503
     assert status(there, head(b"POST /v1/x")) == 503
     assert there.way(head(b"GET /ready")) is Way.PAGE
 
