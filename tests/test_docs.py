@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 SIDES = {side: ROOT / side for side in ("proxy", "instances")}
 LIBRARIES = {"aiohttp"}
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def test_the_page_of_options_holds_the_table_of_today() -> None:
@@ -129,3 +130,11 @@ def test_a_walk_has_at_most_8_rooms_and_enters_none_of_them_twice(walk: str) -> 
 def test_the_map_of_a_wing_names_every_module_in_it(wing: str, folder: Path) -> None:
     said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text("utf-8"))) or ""
     assert modules_of(folder) - set(named(said)) == set(), f"the first file of {wing} is its map"
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_every_file_of_ours_that_a_page_names_exists(page: Path) -> None:
+    """But for those of an earlier commit, written as `COMMIT:FILE`."""
+    folders = "proxy|instances|tests|docs|scripts|deploy"
+    files = re.findall(rf"(?<![:\w/.])(?:\.\./)*((?:{folders})/[\w/.-]*\.(?:py|toml|md|json|svg))\b", page.read_text("utf-8"))
+    assert [name for name in files if not (ROOT / name).exists()] == []
