@@ -12,6 +12,7 @@ from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.profiles import catalog
 from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.options.option import table
+from tests.fuzz.rules import RULES, SERVED_RULES, Kind
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
@@ -136,5 +137,44 @@ def test_the_map_of_a_wing_names_every_module_in_it(wing: str, folder: Path) -> 
 def test_every_file_of_ours_that_a_page_names_exists(page: Path) -> None:
     """But for those of an earlier commit, written as `COMMIT:FILE`."""
     folders = "proxy|instances|tests|docs|scripts|deploy"
-    files = re.findall(rf"(?<![:\w/.])(?:\.\./)*((?:{folders})/[\w/.-]*\.(?:py|toml|md|json|svg))\b", page.read_text("utf-8"))
+    file = rf"(?<![:\w/.])(?:\.\./)*((?:{folders})/[\w/.-]*\.(?:py|toml|md|json|svg))\b"
+    files = re.findall(file, page.read_text("utf-8"))
     assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+STATUS_OF = {"bad_request": 400, "forbidden": 403}  # makers of refusals that are told a code only
+
+
+def refusals() -> set[tuple[int | None, str]]:
+    """Status and code of every refusal that is made in the proxy; None: the status is no constant there."""
+    found: set[tuple[int | None, str]] = set()
+    for path in (ROOT / "proxy").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                func, *args = (node.func, *node.args) if ast.unparse(node.func) != "partial" else node.args
+                maker = ast.unparse(func).rpartition(".")[2]
+                constants = [one.value if isinstance(one, ast.Constant) else None for one in args]
+                match [*([STATUS_OF[maker]] if maker in STATUS_OF else []), *constants]:
+                    case [int() | None as status, str(code), *_] if maker in {*STATUS_OF, "Refusal"}:
+                        found.add((status, code))
+    return found
+
+
+def test_the_page_of_http_has_every_status_and_code_that_the_proxy_refuses_with() -> None:
+    page = (ROOT / "docs" / "http.md").read_text("utf-8")
+    listed = {
+        (int(status), code)
+        for row in table_below("| status, code |", page)
+        for statuses, codes in re.findall(r"((?:\d{3},? )+)((?:`\w+`,? ?)+)", row[0])
+        for status in re.findall(r"\d+", statuses)
+        for code in named(codes)
+    }
+    made = refusals()
+    assert {one for one in made if one[0] is not None} - listed == set()
+    assert {code for _, code in listed} == {code for _, code in made}
+
+
+def test_the_page_of_security_has_every_rule_by_which_the_front_and_aiohttp_differ() -> None:
+    rows = table_below("| rule | difference |", (ROOT / "docs" / "security.md").read_text("utf-8"))
+    served = [[rule.name, Kind.SERVED.value, rule.why] for rule in SERVED_RULES]
+    assert rows == [*([rule.name, rule.kind.value, rule.why] for rule in RULES), *served]
