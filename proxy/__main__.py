@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        logger.debug("the error below came from here", exc_info=True)
+        logger.debug("traceback of the error below", exc_info=True)
         return _refused(error)
 
 
@@ -72,7 +72,7 @@ def _refused(error: BaseException) -> int:
         reason = error.strerror or str(error)
         sentence = reason if error.filename is None else f"{error.filename}: {reason}"
     else:
-        sentence = f"a bug of slotproxy ended it: {type(error).__name__}: {error} (--log-level debug shows where)"
+        sentence = f"a bug of slotproxy: {type(error).__name__}: {error} (--log-level debug shows where)"
     write_line(f"slotproxy: {printable(sentence)}")
     return 2 if isinstance(error, ConfigurationError) else 1
 

@@ -24,8 +24,8 @@ from slotproxy.proxy.options.config import DEMO, Settings
 KINDS = {"gguf": "GGUF file", "directory": "directory", "name": "name"}
 SHARES = {"divided": "C/K", "each": "C", "unlimited": "no limit"}
 RULES = (
-    "C/K: an engine that is told C tokens of context divides them among its K slots; C: each slot has them all. "
-    "slotproxy starts every instance with one slot, which has all of C either way."
+    "An engine with K slots that is told C tokens of context divides them (C/K), or gives each slot all of them (C). "
+    "Instances have one slot each, and so C tokens either way."
 )
 NO_MODEL = Path("MODEL")  # where none was named and the demo model does not suit the engine
 
@@ -58,7 +58,7 @@ def _list(*, as_json: bool) -> int:
     )
     page.line()
     page.line(RULES)
-    page.line("slotproxy engines NAME shows one of them. --engine also takes the path of a profile of your own.")
+    page.line("slotproxy engines NAME shows one of them. --engine takes a name, or the path of a profile of your own.")
     page.show()
     return 0
 

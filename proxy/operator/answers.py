@@ -34,7 +34,7 @@ async def refusing(request: web.Request, handler: Handler) -> web.StreamResponse
     """Whatever goes wrong is answered with an error object."""
     path = path_of(request)
     try:
-        if path != request.path:  # the router decodes; nobody before it did, so the two could mean different pages
+        if path != request.path:  # the router decodes, the gate did not: they could mean different pages
             raise errors.not_found(path)
         return await handler(request)
     except Exception as error:
@@ -67,5 +67,5 @@ def _as_response(refusal: Refusal, path: str) -> web.Response:
 
 
 async def name_server(_request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer would name aiohttp and its version."""
+    """Send `Server: slotproxy`; aiohttp would name itself and its version."""
     response.headers[hdrs.SERVER] = SERVER

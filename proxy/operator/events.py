@@ -113,7 +113,7 @@ class Events:
         except ConnectionError:
             pass  # the client left while something was sent
         except TimeoutError:
-            logger.info("a client that watched events has read none for %g s: it is cut off", PATIENCE)
+            logger.info("a client that watches events read nothing for %g s and was cut off", PATIENCE)
             _cut(request)
         except Exception:
             logger.exception("a stream of events failed: this is a bug of slotproxy")

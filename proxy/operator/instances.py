@@ -37,7 +37,7 @@ class Operations(Protocol):
     def add(self) -> None: ...
 
     def remove(self, name: str | None = None) -> str:
-        """Take out that instance, or the newest; its id."""
+        """Remove that instance, or the newest; its id."""
         ...
 
     def restart(self, name: str | None = None) -> None: ...
@@ -87,7 +87,7 @@ class Instances:
 
     async def _remove(self, request: web.Request) -> web.Response:
         gone = self.operations.remove(request.match_info.get("id"))
-        return self._begun(f"instance {gone} is taken out when its requests have ended")
+        return self._begun(f"instance {gone} is removed when its requests have ended")
 
     async def _restart(self, request: web.Request) -> web.Response:
         name = request.match_info.get("id")

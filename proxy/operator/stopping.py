@@ -1,11 +1,11 @@
-"""Whether the proxy is stopping: said once, seen by the page of readiness, and the end of every stream of events."""
+"""Whether the proxy is stopping. The page of readiness tells it, and every stream of events ends."""
 
 import asyncio
 import contextlib
 
 
 class Stopping:
-    """It begins once and is never taken back."""
+    """It begins once and is never undone."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()

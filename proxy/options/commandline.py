@@ -24,10 +24,10 @@ USAGE = "Usage: slotproxy \\[serve] [OPTIONS] [-- ENGINE_ARGS...]"
 PLAN_USAGE = "Usage: slotproxy plan [--json] [OPTIONS] [-- ENGINE_ARGS...]"
 ENGINES_USAGE = "Usage: slotproxy engines [NAME|PATH] [--json] [OPTIONS] [-- ENGINE_ARGS...]"
 EPILOGUE = (
-    f"--queue-limit, for example, is also {PREFIX}QUEUE_LIMIT in the environment and queue-limit in the file "
-    "that --config names; the command line counts before the environment, the environment before the file."
+    f"Every option can also be given in the environment ({PREFIX}QUEUE_LIMIT for --queue-limit) and in the file that "
+    "--config names (queue-limit). The command line counts before the environment, the environment before the file."
 )
-SHORTER_EPILOGUE = "Takes every option of serve; those that do not matter here are not shown."
+SHORTER_EPILOGUE = "Every option of serve may be given; those that matter here are shown."
 
 Source = Callable[[App, tuple[str, ...], ArgumentCollection], None]
 Given = Annotated[Settings | None, Parameter(name="*")]

@@ -87,8 +87,8 @@ class Settings:
         str,
         option(
             choice(METRICS),
-            "What that limit is about: resident memory, wired memory (macOS) or memory of NVIDIA GPUs; auto goes by "
-            "what the engine uses.",
+            "Memory that --memory-limit counts: resident, wired (macOS), or that of NVIDIA GPUs (vram); auto: what the "
+            "engine uses.",
             plan=True,
         ),
     ] = "auto"
@@ -96,22 +96,22 @@ class Settings:
         float,
         option(
             SHARE,
-            "By how much one more instance must raise the tokens per second of all of them for auto to keep it; 0%: "
-            "memory alone decides.",
+            "Smallest gain in tokens per second, of all instances together, for which auto keeps one more; 0%: memory "
+            "alone decides.",
             plan=True,
         ),
     ] = 0.05
     recalibrate: Annotated[
-        bool, option(FLAG, "Let auto measure anew instead of starting as many as it found right before.", plan=True)
+        bool, option(FLAG, "Let auto measure again instead of using what an earlier start found out.", plan=True)
     ] = False
     upstream: Annotated[
         tuple[UpstreamSpec, ...],
         option(
             UPSTREAM,
             "A server that runs elsewhere, used like an instance; slots: requests at a time (1); key-env: environment "
-            "variable that holds its API key; overflow: used only when nothing else has a free slot; model: what it "
-            "calls the model, put into every request there; api: how it takes its key (Anthropic's host is known, "
-            "everybody else is taken for openai).",
+            "variable that holds its API key; overflow: used only when nothing else has a free slot; model: the name "
+            "of the model there, put into every request; api: how its key is sent (api.anthropic.com: anthropic, "
+            "others: openai).",
             unset="none",
             many=True,
         ),
@@ -127,7 +127,7 @@ class Settings:
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
         "least-busy"
     )
-    queue_limit: Annotated[int, option(number(0), "Requests that may wait when every slot is busy.")] = 64
+    queue_limit: Annotated[int, option(number(0), "Requests that may wait for a slot.")] = 64
     queue_timeout: Annotated[float, option(TIME_OR_ZERO, "Longest wait for a slot.")] = 60.0
     prefill_timeout: Annotated[float, option(TIME, "Longest wait for the first byte of an answer.")] = 1800.0
     stall_timeout: Annotated[float, option(TIME, "Longest silence between bytes of a stream.")] = 60.0
@@ -137,14 +137,14 @@ class Settings:
         tuple[str, ...],
         option(
             KEY,
-            "A key that requests must carry; others can see a command line, prefer --api-key-file.",
+            "API key that requests must carry. Other users can read a command line: --api-key-file is safer.",
             unset="none",
             many=True,
             secret=True,
         ),
     ] = field(default=(), repr=False)
     api_key_file: Annotated[
-        Path | None, option(PATH, "File of such keys, one per line; # begins a comment.", unset="none")
+        Path | None, option(PATH, "File of API keys, one per line; # begins a comment.", unset="none")
     ] = None
     cors_origin: Annotated[
         tuple[str, ...],
@@ -158,14 +158,14 @@ class Settings:
     log_level: Annotated[
         str, option(choice(("debug", "info", "warning", "error")), "Least important kind of line to log.")
     ] = "info"
-    config: Annotated[
-        Path | None, option(PATH, "TOML file of options, by the same names.", unset="none", plan=True)
-    ] = None
+    config: Annotated[Path | None, option(PATH, "TOML file with options by these names.", unset="none", plan=True)] = (
+        None
+    )
     engine_args: Annotated[
         tuple[str, ...],
         option(
             TEXT,
-            "Arguments every engine gets; on the command line what follows --.",
+            "Arguments for every engine; on the command line: what follows --.",
             unset="none",
             many=True,
             tail=True,
@@ -204,13 +204,13 @@ class Settings:
         self.keys()
 
     def warnings(self) -> Iterator[str]:
-        """Sentences about choices that are allowed and seldom meant."""
+        """Sentences about values that are allowed and seldom meant."""
         small = evaluate_parallel_slots(1, self.ctx_size)  # an instance has one slot, and that all of its context
         if small.warning is not None:
             yield f"--ctx-size {self.ctx_size} is small: {small.message}"
         many = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if many.warning is not None:
-            yield f"starting {many.requested} instances as asked, more than --max-instances {self.max_instances}"
+            yield f"--instances {many.requested} is more than --max-instances {self.max_instances}: all are started"
 
     def supply(self, model: Path | None) -> SupplySettings:
         """What the supply side is told. `model`: where the model was found; None: no local instances."""

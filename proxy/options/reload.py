@@ -15,12 +15,12 @@ def possible(before: Settings, wanted: Settings) -> Settings:
 
 
 def summary(before: Settings, wanted: Settings) -> str:
-    """One sentence for the user: what changes, and what only would with a new start."""
+    """One sentence for the user: which options have new values, and which of them need a new start."""
     changed = [*_changed(before, wanted)]
     now = [_option(name) for name in changed if name not in FIXED]
     later = [_option(name) for name in changed if name in FIXED]
-    said = f"new values for {', '.join(now)}" if now else "no option has changed; keys and certificates were read again"
-    return said + (f"; for {', '.join(later)} stop and start slotproxy" if later else "")
+    said = f"new values: {', '.join(now)}" if now else "no option has changed; keys and certificates were read again"
+    return said + (f"; only after a new start: {', '.join(later)}" if later else "")
 
 
 def _changed(before: Settings, wanted: Settings) -> Iterator[str]:

@@ -57,7 +57,7 @@ def _engine_arguments(tail: list[str] | None) -> Source:
         for argument, option in _options(arguments).values():
             if option.tail and argument.tokens:
                 raise ConfigurationError(
-                    f"{argument.name} is no option: write what engines get after --, as in -- --threads 4"
+                    f"{argument.name} is no option: put the arguments of engines after --, as in -- --threads 4"
                 )
             if option.tail and tail:
                 _give(argument, option, tail, DELIMITER)
@@ -131,7 +131,7 @@ def _options(arguments: ArgumentCollection) -> dict[str, tuple[Argument, Option]
 
 
 def _give(argument: Argument, option: Option, values: Iterable[str], keyword: str) -> None:
-    """Unless a source that counts before this one has given the option already; even then the values must be sound."""
+    """Take `values`, unless a source before this one gave the option: then they are checked all the same."""
     tokens = [Token(keyword=keyword, value=value, source=keyword, index=index) for index, value in enumerate(values)]
     if argument.tokens and tokens:
         option(object, tokens)

@@ -44,7 +44,7 @@ def test_limits_and_keys_change_and_no_engine_is_restarted(configured: Callable[
     pids = running.pids()
     keys = tmp_path / "keys"
     keys.write_text("k\n")
-    said = "for --host stop and start slotproxy"
+    said = "only after a new start: --host"
     hang_up(running, tmp_path, said, instances=1, queue_limit=0, api_key_file=str(keys), host="0.0.0.0")
     answer = asyncio.run(ask(running.port, "POST", "/v1/chat/completions", chat()))
     assert (answer.status, answer.code) == (401, "invalid_api_key")
@@ -55,10 +55,10 @@ def test_limits_and_keys_change_and_no_engine_is_restarted(configured: Callable[
 def test_more_instances_are_started_and_fewer_are_drained(configured: Callable[..., Running], tmp_path: Path) -> None:
     running = configured(instances=1)
     first = running.pids()
-    hang_up(running, tmp_path, "new values for --instances", instances=3)
+    hang_up(running, tmp_path, "new values: --instances", instances=3)
     wait_for(lambda: running.ready_count() == 3, "three ready")
     assert first[0] in running.pids()
-    hang_up(running, tmp_path, "new values for --instances", instances=1)
+    hang_up(running, tmp_path, "new values: --instances", instances=1)
     wait_for(lambda: running.pids() == first, "one left")
 
 
@@ -73,7 +73,7 @@ def test_engines_are_replaced_in_turn_when_what_they_are_started_with_changes(
         ready.append(running.ready_count())
         return not before & set(running.pids()) and ready[-1] == 2
 
-    hang_up(running, tmp_path, "new values for --ctx-size", instances=2, ctx_size=2048)
+    hang_up(running, tmp_path, "new values: --ctx-size", instances=2, ctx_size=2048)
     wait_for(replaced, "two new engines")
     assert min(ready) >= 1
     assert {slot["n_ctx"] for slot in running.slots()} == {2048}

@@ -72,7 +72,7 @@ def test_a_clean_end_is_0_and_the_settings_are_those_asked_for(monkeypatch: pyte
         (
             ZeroDivisionError("oh"),
             1,
-            "a bug of slotproxy ended it: ZeroDivisionError: oh (--log-level debug shows where)",
+            "a bug of slotproxy: ZeroDivisionError: oh (--log-level debug shows where)",
         ),
     ],
 )

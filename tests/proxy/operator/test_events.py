@@ -164,7 +164,7 @@ async def test_a_watcher_that_does_not_read_is_cut_off_and_makes_room(
     with caplog.at_level(logging.INFO):
         async with watching(connect) as client:
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-            while "has read none" not in caplog.text:
+            while "read nothing for" not in caplog.text:
                 await asyncio.sleep(0.005)
             client.writer.transport.resume_reading()  # type: ignore[attr-defined]
             await client.head()

@@ -9,8 +9,8 @@ from tests.proxy.operator.conftest import Asking, Supply, code_of
     ("method", "path", "asked", "message"),
     [
         ("POST", "instances", ("add",), "an instance is being started"),
-        ("DELETE", "instances", ("remove", "newest"), "instance 1 is taken out when its requests have ended"),
-        ("DELETE", "instances/1", ("remove", "1"), "instance 1 is taken out when its requests have ended"),
+        ("DELETE", "instances", ("remove", "newest"), "instance 1 is removed when its requests have ended"),
+        ("DELETE", "instances/1", ("remove", "1"), "instance 1 is removed when its requests have ended"),
         ("POST", "instances/1/restart", ("restart", "1"), "instance 1 is restarted when the requests have ended"),
         (
             "POST",

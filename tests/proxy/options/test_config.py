@@ -99,7 +99,7 @@ def test_a_small_context_is_warned_about() -> None:
 
 def test_more_instances_than_the_upper_bound_of_auto_are_warned_about() -> None:
     assert [*Settings(instances=8).warnings()] == []
-    assert [*Settings(instances=9).warnings()] == ["starting 9 instances as asked, more than --max-instances 8"]
+    assert [*Settings(instances=9).warnings()] == ["--instances 9 is more than --max-instances 8: all are started"]
     assert [*Settings(instances=9, max_instances=9).warnings()] == []
 
 

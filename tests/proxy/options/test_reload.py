@@ -14,7 +14,7 @@ def test_what_is_settled_at_the_start_stays_and_the_rest_changes() -> None:
 
 def test_the_user_is_told_what_changes_and_what_needs_a_new_start() -> None:
     wanted = replace(BEFORE, queue_limit=7, port=9000)
-    assert summary(BEFORE, wanted) == "new values for --queue-limit; for --port stop and start slotproxy"
+    assert summary(BEFORE, wanted) == "new values: --queue-limit; only after a new start: --port"
 
 
 def test_no_change_is_said_too() -> None:
