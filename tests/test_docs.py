@@ -67,7 +67,7 @@ def modules_of(folder: Path) -> set[str]:
 
 
 def every_wing() -> Iterator[tuple[str, Path]]:
-    return ((wing, SIDES[side] / wing) for side in SIDES for wing in wings(side))
+    return ((wing, SIDES[side] / wing) for side in SIDES for wing in sorted(wings(side)))
 
 
 def table_below(head: str, page: str) -> list[list[str]]:

@@ -385,8 +385,9 @@ class Exchange(Answer):
 
     def _account_for(self, outcome: Outcome) -> None:
         self._over = True
-        self._forwarder.over(self)
-        self._forwarder.metrics.finished(outcome)
+        forwarder = self._forwarder
+        forwarder.active.discard(self)
+        forwarder.metrics.finished(outcome)
         log_access(outcome)
 
     def _record(self) -> None:
