@@ -109,7 +109,9 @@ class Remote:
         """A request was answered: see UpstreamOwner."""
         if status is not None:
             self._requests += 1
-            if status < 500 and status not in REFUSALS and self._is_unlimited and not mentioned(fields):
+            if self._is_unlimited and (
+                (status < 400 and not fields) or (status < 500 and status not in REFUSALS and not mentioned(fields))
+            ):
                 return  # as nearly always: what follows would change nothing
         now, wall = time.monotonic(), time.time()
         told = refusal(status, fields, body, wall)

@@ -41,7 +41,7 @@ def admit(
         return Decision(move=Move.STOP, reason="max-instances", sentence=sentence)
     left = max(0, limit - used)
     under = f"{size(left)} free under the {kind}limit"
-    if next_cost > left:
+    if used + next_cost > limit:
         ways = ["a smaller --ctx-size needs less"] * (next_cost <= 2 * left) + [remedy] * bool(remedy)
         return _no_more(running, next_cost, "; ".join([f"{under} of {size(limit)}", *ways]))
     if next_cost > available - reserve:

@@ -53,6 +53,9 @@ class Reading(enum.Enum):
     NOTHING = "nothing: whatever comes is thrown away"
 
 
+_HEAD, _LENGTH, _CHUNKED, _NOTHING = Reading  # looked up often, and an enum's class takes its time
+
+
 class Handler(Protocol):
     """What the connections give requests to."""
 
@@ -107,7 +110,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.peer = ""  # the client's address
         self.writing_paused = False
-        self._reading = Reading.HEAD
+        self._reading = _HEAD
         self._head = HeadReader()
         self._exchange: Exchange | None = None
         self._pieces: list[bytes] = []  # of the body that is coming
@@ -130,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether no request of it is being read or answered; the head of one may be coming, slowly."""
-        return self._exchange is None and self._reading is Reading.HEAD
+        return self._exchange is None and self._reading is _HEAD
 
     @property
     def deadline(self) -> float:
@@ -162,9 +165,9 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_left()
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is Reading.NOTHING:
+        if self._reading is _NOTHING:
             return
-        if self._reading is Reading.HEAD and (self._exchange is not None or self._held or self.writing_paused):
+        if self._reading is _HEAD and (self._exchange is not None or self._held or self.writing_paused):
             self._hold(data)
         else:
             self._read(data)
@@ -173,7 +176,7 @@ class ClientConnection(asyncio.Protocol):
         """A client may end its side and still wait for its answer; one that is gone looks the same at first."""
         transport = self.transport
         exchange = self._exchange
-        if exchange is None or self._reading is not Reading.HEAD or transport is None or not transport.can_write_eof():
+        if exchange is None or self._reading is not _HEAD or transport is None or not transport.can_write_eof():
             return False
         self._ended = True
         self._start_timer(GONE, self._ask_whether_it_is_there)
@@ -205,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
             self.close()
             return
         self._deadline = monotonic() + IDLE
-        if self._reading is not Reading.HEAD:  # its body is still coming: if soon, the connection can be used again
+        if self._reading is not _HEAD:  # its body is still coming: if soon, the connection can be used again
             self._pieces = []
             self._start_timer(LINGER, self.close)
         elif self._held or self._ended:
@@ -222,11 +225,11 @@ class ClientConnection(asyncio.Protocol):
         may be.
         """
         transport = self.transport
-        if transport is None or (self._closing and self._reading is Reading.NOTHING):
+        if transport is None or (self._closing and self._reading is _NOTHING):
             return
-        sends_on = unread or self._reading is not Reading.HEAD or bool(self._held) or self._reading_paused
+        sends_on = unread or self._reading is not _HEAD or bool(self._held) or self._reading_paused
         self._closing = True
-        self._reading = Reading.NOTHING
+        self._reading = _NOTHING
         self._held = b""
         self._deadline = math.inf
         self._resume_reading()
@@ -280,7 +283,7 @@ class ClientConnection(asyncio.Protocol):
         held, self._held = self._held, b""
         self._resume_reading()
         self._read(held)
-        if self._ended and (self._exchange is None or self._reading is not Reading.HEAD):
+        if self._ended and (self._exchange is None or self._reading is not _HEAD):
             self.close()  # what is missing of the next request will not come
 
     def _read(self, data: bytes) -> None:
@@ -289,14 +292,14 @@ class ClientConnection(asyncio.Protocol):
         try:
             while rest:
                 reading = self._reading
-                if reading is Reading.HEAD:
+                if reading is _HEAD:
                     if self._exchange is not None or self.writing_paused:
                         self._hold(rest)
                         return
                     rest = self._read_head(rest)
-                elif reading is Reading.LENGTH:
+                elif reading is _LENGTH:
                     rest = self._read_body(rest)
-                elif reading is Reading.CHUNKED:
+                elif reading is _CHUNKED:
                     rest = self._read_chunks(rest)
                 else:
                     return
@@ -333,10 +336,10 @@ class ClientConnection(asyncio.Protocol):
             return rest[length:]
         self._size = 0
         if head.chunked:
-            self._reading = Reading.CHUNKED
+            self._reading = _CHUNKED
             self._chunks = ChunkedBody()
         else:
-            self._reading = Reading.LENGTH
+            self._reading = _LENGTH
             self._missing = length
         exchange.admit(whole=False)
         if self._exchange is exchange:
@@ -408,7 +411,7 @@ class ClientConnection(asyncio.Protocol):
         """The body is over."""
         if self._closing:
             return
-        self._reading = Reading.HEAD
+        self._reading = _HEAD
         exchange = self._exchange
         if exchange is None:  # its request was refused: the next one may come
             self._stop_timer()

@@ -106,11 +106,14 @@ class LastHead:
     and taken apart again; only the number after Content-Length may be another.
     """
 
-    __slots__ = ("_after", "_before", "_head")
+    __slots__ = ("_after", "_before", "_digits", "_head", "_size", "_size_after")
 
     def __init__(self, before: bytes, after: bytes | None, head: RequestHead) -> None:
         self._before = before  # all bytes up to that number
-        self._after = after  # and those behind it; None: there is none
+        self._size = len(before)
+        self._digits = b"%d" % head.length  # the number
+        self._after = after  # all bytes behind it; None: there is none
+        self._size_after = len(after or b"")
         self._head = head
 
     @classmethod
@@ -125,20 +128,21 @@ class LastHead:
 
     def again(self, data: bytes) -> tuple[RequestHead, bytes] | None:
         """The head with which `data` begins, and what follows it, if it is this one."""
-        before, after, head = self._before, self._after, self._head
-        if not data.startswith(before):
+        if not data.startswith(self._before):
             return None
-        end = len(before)
-        if after is not None:
-            stop = data.find(b"\r", end)
-            digits = data[end:stop]
-            if not (data.startswith(after, stop) and digits.isdigit() and len(digits) <= _DIGITS):
+        start, after = self._size, self._after
+        if after is None:
+            return self._head, data[start:]
+        stop = data.find(b"\r", start)
+        if not data.startswith(after, stop):
+            return None
+        digits = data[start:stop]
+        if digits != self._digits:
+            if not digits.isdigit() or len(digits) > _DIGITS:
                 return None
-            end = stop + len(after)
-            length = int(digits)
-            if length != head.length:
-                head = self._head = head.of_length(length)
-        return head, data[end:]
+            self._digits = digits
+            self._head = self._head.of_length(int(digits))
+        return self._head, data[stop + self._size_after :]
 
 
 class HeadReader:

@@ -39,6 +39,7 @@ class KnownHeads:
     def __init__(self) -> None:
         self._heads: dict[bytes, Head] = {}
         self._before, self._after = b"\0", b""  # of the head that came last: the bytes up to its length, and behind it
+        self._size, self._size_after = 1, 0
         self._latest = Head(0, b"", ())
 
     def __len__(self) -> int:
@@ -47,10 +48,10 @@ class KnownHeads:
     def recognise(self, segment: bytes) -> tuple[Head, bytes] | None:
         """Head and body, if `segment` is exactly one answer with a head that was added."""
         if segment.startswith(self._before):
-            start = len(self._before)
+            start = self._size
             stop = segment.find(b"\r", start)
             if segment.startswith(self._after, stop):
-                body = segment[stop + len(self._after) :]
+                body = segment[stop + self._size_after :]
                 if segment[start:stop] == b"%d" % len(body):
                     return self._latest, body
         parts = _parts(segment)
@@ -62,6 +63,7 @@ class KnownHeads:
         if head is None or len(segment) - begin != length:
             return None
         self._before, self._after, self._latest = before, after, head
+        self._size, self._size_after = len(before), len(after)
         return head, segment[begin:]
 
     def add(self, segment: bytes, head: Head) -> None:

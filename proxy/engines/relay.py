@@ -158,7 +158,11 @@ class EngineConnection(asyncio.Protocol):
         first = parser is None
         if parser is None:
             if not self._head_only and (known := _known_heads.recognise(data)) is not None:
-                self._answered(sink, *known)
+                failure = sink.whole(*known)
+                if failure is None:
+                    self._end(self._sink or sink)
+                else:
+                    self._fail(failure.kind, failure.text)
                 return
             parser = self._parse()
         if not self._final:
@@ -232,14 +236,6 @@ class EngineConnection(asyncio.Protocol):
         self._plain: Head | None = None  # the head, if it is one of those that may be known
         self._parser = httptools.HttpResponseParser(self)
         return self._parser
-
-    def _answered(self, sink: Sink, head: Head, body: bytes) -> None:
-        """The whole answer came at once, with a head that is known."""
-        failure = sink.whole(head, body)
-        if failure is None:
-            self._end(self._sink or sink)
-        else:
-            self._fail(failure.kind, failure.text)
 
     # httptools callbacks
 

@@ -145,9 +145,12 @@ class Answer(ABC):
         return None
 
     def whole(self, head: Head, body: bytes) -> Failure | None:
-        client, status, wire = self._client, head.status, head.wire
-        transport = client.transport
-        if not self._is_plain or wire.is_stream or status in _UNUSUAL or not body or transport is None:
+        request, status, wire, transport = self.request, head.status, head.wire, self._client.transport
+        if (
+            (wire.is_stream or status in _UNUSUAL or not body or transport is None)
+            or not (self.keep_alive and request.http11)
+            or request.method == "HEAD"
+        ):  # something besides its length has to be said of it, or done about it
             failure = self.head(head, len(body))
             return failure or (self._aside or self).receive(body, True)
         if self._observer is not None:
@@ -156,14 +159,7 @@ class Answer(ABC):
         self._whole = body
         transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (wire.lines, self._own, len(body), body))
         self.begun = self.complete = True
-        self.answer_begun()
         return None
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether nothing but the length of its body has to be said of an answer."""
-        request = self.request
-        return self.keep_alive and request.http11 and request.method != "HEAD"
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
         transport = self._client.transport

@@ -29,7 +29,7 @@ from slotproxy.proxy.clients.json_body import Steps
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.exchange.answer import Answer
-from slotproxy.proxy.exchange.gate import Way
+from slotproxy.proxy.exchange.gate import PAGE, PREFLIGHT
 from slotproxy.proxy.exchange.own_answer import empty_bytes, refusal_bytes
 from slotproxy.proxy.operator.paths import API
 
@@ -84,10 +84,10 @@ class Exchange(Answer):
         gate, request = self._forwarder.gate, self.request
         try:
             way = gate.way(request)
-            if way is Way.PREFLIGHT:
+            if way is PREFLIGHT:
                 self._answer_preflight(gate.preflight(request))
                 return
-            if way is Way.PAGE:
+            if way is PAGE:
                 self.is_page = True
             if request.length > self.body_limit:
                 raise errors.too_large(self.body_limit)
@@ -269,16 +269,23 @@ class Exchange(Answer):
 
     def attempt_over(self, failure: Failure | None) -> None:
         try:
-            lease = self._lease
-            if failure is None and self.complete and lease is not None and self.status not in _UNSERVED:
-                self._lease = None  # as nearly always
-                lease.release()
-                self._forwarder.rate.observe(monotonic() - self._began)
-                self._complete()
+            if self._whole is not None and failure is None and self._lease is not None and self.status < 400:
+                self._served(self._lease, self._whole)
             else:
                 self._attempt_over(failure)
         except Exception as error:
             self._fail_as_bug(error)
+
+    def _served(self, lease: Lease, body: bytes) -> None:
+        """A good answer came whole, as most do that are no streams."""
+        self._lease = None
+        lease.release()
+        forwarder, outcome = self._forwarder, self._outcome
+        outcome.finished = now = monotonic()
+        forwarder.rate.observe(now - self._began)
+        outcome.status, outcome.size, outcome.usage = self.status, len(body), usage_of(body)
+        self._account_for(outcome)
+        self._client.answered(keep_alive=self.keep_alive and not forwarder.gate.stopping)
 
     def _attempt_over(self, failure: Failure | None) -> None:
         forwarder = self._forwarder
@@ -372,10 +379,14 @@ class Exchange(Answer):
             self._client.answered(keep_alive=keep_alive)
 
     def _close_account(self) -> None:
-        self._over = True
-        outcome, forwarder = self._outcome, self._forwarder
+        outcome = self._outcome
         outcome.finished = monotonic()
-        forwarder.over(self)
+        self._account_for(outcome)
+
+    def _account_for(self, outcome: Outcome) -> None:
+        self._over = True
+        forwarder = self._forwarder
+        forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)
         log_access(outcome)
 
@@ -383,9 +394,6 @@ class Exchange(Answer):
         outcome = self._outcome
         if self.begun:
             outcome.status = self.status
-        if self._whole is not None and not self.is_page:
-            outcome.size, outcome.usage = len(self._whole), usage_of(self._whole)
-            return
         if self.is_page:
             outcome.size = self.size
             return

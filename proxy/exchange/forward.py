@@ -76,14 +76,14 @@ class Forwarder:
         self.pages = PAGES
         self._pages = pages
         self._tls = ssl.create_default_context()
-        self._active: set[Exchange] = set()
+        self.active: set[Exchange] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.reconfigure(limits, strip_credentials=strip_credentials)
 
     @property
     def in_flight(self) -> int:
         """Requests to engines that are being served or wait to be."""
-        return sum(exchange.is_served and not exchange.is_page for exchange in self._active)
+        return sum(exchange.is_served and not exchange.is_page for exchange in self.active)
 
     def reconfigure(self, limits: Limits, *, strip_credentials: bool) -> None:
         """From now on by these, for the requests in flight, too."""
@@ -95,7 +95,7 @@ class Forwarder:
 
     def begin(self, head: RequestHead, client: ClientConnection) -> Exchange:
         exchange = Exchange(head, client, self)
-        self._active.add(exchange)
+        self.active.add(exchange)
         return exchange
 
     def malformed(self, client: ClientConnection, refusal: errors.Refusal) -> None:
@@ -105,9 +105,6 @@ class Forwarder:
         client.close(unread=True)
 
     # for exchanges
-
-    def over(self, exchange: Exchange) -> None:
-        self._active.discard(exchange)
 
     def recipe(self, upstream: Upstream) -> Recipe:
         recipe = self._recipes.get(upstream)
@@ -180,18 +177,18 @@ class Forwarder:
 
     def sweep(self, now: float) -> None:
         """Hold every active exchange to its deadlines. Called once a second, so that no event has to set a timer."""
-        for exchange in list(self._active):
+        for exchange in list(self.active):
             exchange.check_deadlines(now, self.limits)
         self.idle.expire(now)
 
     def forgive(self, seconds: float) -> None:
         """Deadlines move by the time for which this process did not run."""
-        for exchange in self._active:
+        for exchange in self.active:
             exchange.forgive(seconds)
 
     def break_off(self) -> None:
         """End every active exchange now: nobody waits for them any longer."""
-        for exchange in list(self._active):
+        for exchange in list(self.active):
             exchange.break_off(Failure(Kind.SHUTDOWN, "the proxy is shutting down"))
 
     async def closed(self) -> None:

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slotproxy.instances.decisions import Move
@@ -64,6 +64,7 @@ machines = st.builds(
 
 
 @given(machines)
+@example(Machine(shared=1, private=0, limit=0, available=1, most=2))  # over the limit already, and more would cost 0
 def test_the_plan_is_never_predicted_to_pass_the_limit_or_what_the_machine_has(machine: Machine) -> None:
     running = machine.plan()
     if running > 1:

@@ -141,7 +141,7 @@ async def test_a_chunked_body_that_breaks_in_a_later_segment_is_refused_too(stac
     reader, writer = await proxy.client()
     writer.write(b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel")
     await writer.drain()
-    while not proxy.forwarder._active and not engine.heads and not writer.transport.is_closing():
+    while not proxy.forwarder.active and not engine.heads and not writer.transport.is_closing():
         writer.write(b"lo\r\nzz\r\n")
         break
     answer = await reader.read()
