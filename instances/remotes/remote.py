@@ -109,8 +109,10 @@ class Remote:
         """A request was answered: see UpstreamOwner."""
         if status is not None:
             self._requests += 1
-            if self._is_unlimited and (
-                (status < 400 and not fields) or (status < 500 and status not in REFUSALS and not mentioned(fields))
+            if (
+                self._pace.steady
+                and not (self._limits or self._resumption)
+                and ((status < 400 and not fields) or (status < 500 and status not in REFUSALS and not mentioned(fields)))
             ):
                 return  # as nearly always: what follows would change nothing
         now, wall = time.monotonic(), time.time()
@@ -127,10 +129,6 @@ class Remote:
             if wait := exhausted(limits):
                 self._pace.exhausted(wait, now, random.random())
         self._keep_pace()
-
-    @property
-    def _is_unlimited(self) -> bool:
-        return self._pace.steady and not self._limits and self._resumption is None
 
     def failed(self, reason: str) -> None:
         """A request failed on it: see UpstreamOwner."""

@@ -137,9 +137,12 @@ class Leases:
 
     def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
+        if self._refusal is not None:
+            raise self._refusal()
         if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
             return lease
-        return self.take(exclude)
+        grant = self._pool.take(exclude)
+        return None if grant is None else Lease(self, *grant)
 
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.

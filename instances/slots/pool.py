@@ -97,7 +97,12 @@ class Pool(Generic[M]):
         seats = [seat for seat in self._seats.values() if seat.leased < seat.slots]
         if not seats:
             return None
-        return self._grant(next(self._tickets), seats[0] if len(seats) == 1 else self._policy(seats))
+        seat = seats[0] if len(seats) == 1 else self._policy(seats)
+        ticket = next(self._tickets)
+        self._leases[ticket] = seat
+        seat.leased += 1
+        self.granted = seat.last_grant = self.granted + 1
+        return tuple.__new__(Grant, (ticket, seat.member))  # one for each request: its constructor costs more
 
     def join(self, exclude: Set[Hashable] = NOBODY) -> tuple[Ticket, list[Grant[M]]]:
         """Stand in the queue for a slot of any member not in `exclude`.
@@ -112,13 +117,11 @@ class Pool(Generic[M]):
 
     def leave(self, ticket: Ticket) -> list[Grant[M]]:
         """Return the slot, or give up waiting for one. Safe to call twice."""
-        if self._queue.pop(ticket, None) is not None:
-            return self._assign()
         seat = self._leases.pop(ticket, None)
-        if seat is None:
-            return []
-        seat.leased -= 1
-        return self._assign() if self._queue else []
+        if seat is not None:
+            seat.leased -= 1
+            return self._assign() if self._queue else []
+        return [] if self._queue.pop(ticket, None) is None else self._assign()
 
     def add(self, member: M, slots: int = 1, *, overflow: bool = False) -> list[Grant[M]]:
         """Offer `slots` of `member`; leases it already has count. `overflow`: only when no other member has a slot."""
@@ -167,4 +170,4 @@ class Pool(Generic[M]):
         seat.leased += 1
         self.granted = seat.last_grant = self.granted + 1
         self._leases[ticket] = seat
-        return tuple.__new__(Grant, (ticket, seat.member))  # one for each request: its constructor costs more
+        return Grant(ticket, seat.member)

@@ -87,14 +87,14 @@ class Metrics:
             self._count()
 
     def _count(self) -> None:
-        requests, tokens = self._ended, self._tokens.counts
+        requests, tokens, observe = self._ended, self._tokens.counts, self._duration.observe
         prompts = completions = cached = unqueued = 0
         for outcome in self._uncounted:
             path = outcome.path
             route = path if path in ROUTES else "other"
             key = route, outcome.status
             requests[key] = requests.get(key, 0) + 1
-            self._duration.observe(outcome.finished - outcome.started, route)
+            observe(outcome.finished - outcome.started, route)
             if outcome.left is not None:
                 self._cancelled.add(outcome.left)
             if outcome.instance is None:

@@ -27,11 +27,12 @@ def at_a_glance(head: RequestHead, body: bytes) -> Wanted | None:
     named = head.named
     if head.method != "POST" or b"content-encoding" in named:
         return NOTHING  # compressed: only the engine can tell
+    kind = named.get(b"content-type", b"")
     if head.path in _JSON_PATHS:
-        if named.get(b"content-type", b"").lower().startswith(b"multipart/"):
+        if kind != b"application/json" and kind.lower().startswith(b"multipart/"):
             return NOTHING
         return json_body.at_a_glance(body)
-    if not named.get(b"content-type", b"").lower().startswith(b"application/json") or body.isascii():
+    if not kind.lower().startswith(b"application/json") or body.isascii():
         return NOTHING
     return json_body.at_once(json_body.text(body)) if len(body) <= SMALL else None
 

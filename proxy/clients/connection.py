@@ -101,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body_began", "_charged", "_chunks", "_closing", "_deadline", "_ended", "_exchange", "_front", "_head",
+        "_head_is_due",
         "_held", "_in_loop", "_missing", "_pieces", "_reading", "_reading_paused", "_size", "_timer", "peer",
         "transport", "writing_paused",
     )  # fmt: skip
@@ -112,6 +113,7 @@ class ClientConnection(asyncio.Protocol):
         self.writing_paused = False
         self._reading = _HEAD
         self._head = HeadReader()
+        self._head_is_due = False  # a part of one has come, and the deadline is the rest's
         self._exchange: Exchange | None = None
         self._pieces: list[bytes] = []  # of the body that is coming
         self._size = 0  # bytes of it so far
@@ -165,11 +167,9 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_left()
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is _NOTHING:
-            return
         if self._reading is _HEAD and (self._exchange is not None or self._held or self.writing_paused):
             self._hold(data)
-        else:
+        elif self._reading is not _NOTHING:
             self._read(data)
 
     def eof_received(self) -> bool:
@@ -310,30 +310,35 @@ class ClientConnection(asyncio.Protocol):
             self._in_loop = False
 
     def _read_head(self, data: bytes) -> bytes | None:
-        begun = self._head.begun
+        reader, front = self._head, self._front
         try:
-            rest = self._head.read(data)
+            rest = reader.read(data)
         except Refusal as refusal:
-            self._front.handler.malformed(self, refusal)
+            front.handler.malformed(self, refusal)
             return None
         if rest is None:
-            if not begun and self._head.begun:
+            if reader.begun and not self._head_is_due:
+                self._head_is_due = True
                 self._deadline = monotonic() + HEAD
             return None
-        head = self._head.head
+        head = reader.head
         assert head is not None
         self._deadline = math.inf
-        exchange = self._exchange = self._front.handler.begin(head, self)
-        length = head.length
-        if len(rest) >= length and not head.chunked:  # all of it is here
+        self._head_is_due = False
+        exchange = self._exchange = front.handler.begin(head, self)
+        length, came = head.length, len(rest)
+        if came >= length and not head.chunked:  # all of it is here
             exchange.admit(whole=True)
             if self._exchange is not exchange:
                 return rest[length:]
-            if len(rest) == length:
-                self._serve(exchange, rest)
-                return None
-            self._serve(exchange, rest[:length])
-            return rest[length:]
+            body, rest = (rest, None) if came == length else (rest[:length], rest[length:])
+            if front.bodies_held + length > front.body_budget:
+                exchange.refuse(no_room_for_bodies(front.body_budget))
+            else:
+                front.bodies_held += length
+                self._charged = length
+                exchange.serve(body)
+            return rest
         self._size = 0
         if head.chunked:
             self._reading = _CHUNKED
@@ -348,15 +353,6 @@ class ClientConnection(asyncio.Protocol):
             self._body_began = monotonic()
             self._deadline = self._body_began + SILENCE
         return rest
-
-    def _serve(self, exchange: Exchange, body: bytes) -> None:
-        front, size = self._front, len(body)
-        if front.bodies_held + size > front.body_budget:
-            exchange.refuse(no_room_for_bodies(front.body_budget))
-            return
-        front.bodies_held += size
-        self._charged = size
-        exchange.serve(body)
 
     def _read_body(self, data: bytes) -> bytes | None:
         exchange, missing = self._exchange, self._missing

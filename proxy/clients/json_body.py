@@ -55,11 +55,14 @@ def at_once(steps: Steps[T]) -> T:
 
 def at_a_glance(body: bytes) -> Wanted | None:
     """What `looked_at` comes to, if that needs no pause; None if it does. Raises Refusal."""
-    if len(body) > SMALL:
+    size = len(body)
+    if size > SMALL:
         return None
     if not body.isascii():
         at_once(text(body))
-    return None if _is_suspect(body) else _decoded(body)
+    if size > MAX_DIGITS or body.count(_STREAM.plain) > 1 or b"\\" in body:  # else it cannot be
+        return None if _is_suspect(body) else _decoded(body)
+    return _decoded(body)
 
 
 def looked_at(body: bytes, *, step: int = STEP) -> Steps[Wanted]:

@@ -37,7 +37,7 @@ def renamed_pieces(body: bytes, model: str) -> Steps[list[bytes | memoryview]]:
         return (yield from spliced(body, model))
     try:
         members = _decoder.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return [body]
     except RecursionError:  # not for this way of reading
         return (yield from spliced(body, model))

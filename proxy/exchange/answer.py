@@ -27,34 +27,49 @@ UNREAD_LIMIT = 4 * 1024 * 1024  # bytes kept for a slow client of an engine that
 class Answer(ABC):
     """A sink.Sink for one attempt after the other, until one answer was complete or could not be taken back."""
 
-    # How an answer begins, and where an attempt was made before, begins again. In the class: one is made for each
-    # request, and most never need the rest.
-    status = 0
-    begun = False  # something was written to the client
-    complete = False
-    expects_stream = False  # the request asks for one
-    first_token = 0.0
-    paused_since: float | None = None
-    refusal: Refusal | None = None  # of an upstream, complete, and kept from the client so far
-    stream = False
-    first_byte = 0.0
-    last_byte = 0.0
-    meter: Meter | None = None
-    _own = b""  # header lines of the proxy's
-    _connection: EngineConnection | None = None
-    _observer: Observer | None = None
-    _aside: Refusal | None = None
-    _head: bytes | None = None
-    _whole: bytes | None = None  # the body, where all of it came at once
-    _chunked = False
-    _counted = False  # the client was told how many bytes would come
-    _passing = False  # whole chunks no longer come by here
-    _silence: Silence | None = None
+    __slots__ = (
+        "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_own", "_passing",
+        "_silence", "_whole", "begun", "complete", "expects_stream", "first_byte", "first_token", "keep_alive",
+        "last_byte", "meter", "paused_since", "refusal", "request", "status", "stream",
+    )  # fmt: skip
+
+    first_byte: float
+    last_byte: float
+    begun: bool  # something was written to the client
+    complete: bool
+    expects_stream: bool  # the request asks for one
+    stream: bool  # the answer is one
+    paused_since: float | None
+    refusal: Refusal | None  # of an upstream, complete, and kept from the client so far
+    meter: Meter | None
+    _own: bytes  # header lines of the proxy's
+    _connection: EngineConnection | None
+    _observer: Observer | None
+    _aside: Refusal | None
+    _head: bytes | None
+    _whole: bytes | None  # the body, where all of it came at once
+    _silence: Silence | None
+    _chunked: bool
+    _counted: bool  # the client was told how many bytes would come
+    _passing: bool  # whole chunks no longer come by here
 
     def __init__(self, request: RequestHead, client: ClientConnection) -> None:
         self.request = request
-        self._client = client
         self.keep_alive = request.keep_alive
+        self.status = 0
+        self.first_token = self.first_byte = self.last_byte = 0.0
+        self.begun = self.complete = self.expects_stream = self.stream = False
+        self.paused_since = self.refusal = self.meter = None
+        self._client = client
+        self._own = b""
+        self._connection = self._observer = self._aside = self._head = self._whole = self._silence = None
+        self._chunked = self._counted = self._passing = False
+
+    def _reset(self) -> None:
+        """The attempt before is forgotten."""
+        self.first_byte = self.last_byte = 0.0
+        self.stream = self._chunked = self._counted = self._passing = False
+        self.meter = self._head = self._whole = self._silence = None
 
     @abstractmethod
     def answer_begun(self) -> None:
@@ -63,11 +78,6 @@ class Answer(ABC):
     @abstractmethod
     def attempt_over(self, failure: Failure | None) -> None:
         """What was sent has come to its end. None: the answer is complete, or kept in `refusal`."""
-
-    def _reset(self) -> None:
-        self._head = self._whole = self._silence = self.meter = None
-        self._chunked = self._counted = self._passing = self.stream = False
-        self.first_byte = self.last_byte = 0.0
 
     @property
     def size(self) -> int:
@@ -191,7 +201,8 @@ class Answer(ABC):
         return None
 
     def over(self) -> None:
-        self._end(None)
+        self._connection = self._aside = self.paused_since = None
+        self.attempt_over(None)
 
     def settle(self) -> None:
         if self.meter is not None:

@@ -47,30 +47,35 @@ _UNSERVED = _UNAVAILABLE | REFUSALS
 _COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailable"}  # fields of the pool's Errors
 _FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 
+_NOBODY: frozenset[Upstream] = frozenset()
+
 
 class Exchange(Answer):
     """A request on its way, and its answer; `clients.connection.Exchange`."""
 
-    # How every request begins; in the class, because one exchange is made for each.
-    is_page = False  # it goes to the proxy's own pages
-    _body = b""
-    _began = 0.0  # when this attempt did
-    _engine_has_it = False  # what this attempt sends
-    _lease: Lease | None = None
-    _over = False
-    _sent = False  # an engine had the prompt
-    _task: asyncio.Task[None] | None = None  # looks at the body, waits for a slot, or connects
-    _upstream: Upstream | None = None  # whom the request is with
-    _tried: frozenset[Upstream] = frozenset()
+    __slots__ = (
+        "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_sent", "_task", "_tried",
+        "_upstream", "is_page",
+    )  # fmt: skip
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
-        self.request = head
-        self.keep_alive = head.keep_alive
-        self._client = client
+        Answer.__init__(self, head, client)  # super() takes its time
+        self.is_page = False  # it goes to the proxy's own pages
         self._forwarder = forwarder
-        gate = forwarder.gate
-        self.body_limit = gate.max_body
-        self._outcome = Outcome(gate.request_id(head), head.method, client.peer, monotonic(), head.path)
+        self._body = b""
+        self._began = 0.0  # when this attempt did
+        self._lease: Lease | None = None
+        self._upstream: Upstream | None = None  # whom the request is with
+        self._task: asyncio.Task[None] | None = None  # looks at the body, waits for a slot, or connects
+        self._tried = _NOBODY
+        self._sent = self._engine_has_it = False  # an engine had the prompt; so has the one of this attempt
+        self._over = False
+        request_id = forwarder.gate.request_id(head)
+        self._outcome = Outcome(request_id, head.method, client.peer, monotonic(), head.path)
+
+    @property
+    def body_limit(self) -> int:
+        return self._forwarder.gate.max_body
 
     # clients.connection.Exchange
 
@@ -83,14 +88,15 @@ class Exchange(Answer):
     def admit(self, *, whole: bool) -> None:
         gate, request = self._forwarder.gate, self.request
         try:
-            way = gate.way(request)
+            known = request.way
+            way = known[1] if known is not None and known[0] is gate.rules else gate.way(request)
             if way is PREFLIGHT:
                 self._answer_preflight(gate.preflight(request))
                 return
             if way is PAGE:
                 self.is_page = True
-            if request.length > self.body_limit:
-                raise errors.too_large(self.body_limit)
+            if request.length > gate.max_body:
+                raise errors.too_large(gate.max_body)
             if not (whole or self.is_page):
                 self._forwarder.check_queue(request.path)
         except errors.Refusal as refusal:
@@ -238,15 +244,16 @@ class Exchange(Answer):
     def _send(self, connection: EngineConnection, body: bytes) -> None:
         outcome, forwarder = self._outcome, self._forwarder
         upstream = connection.upstream
-        recipe = forwarder.recipe(upstream)
+        recipe = forwarder.recipes.get(upstream) or forwarder.recipe(upstream)
         request_id = outcome.request_id.encode()
         head = recipe.head(self.request, len(body), request_id)
         observer = None
-        own = b"x-request-id: %b\r\n" % request_id
-        if self._lease is not None:
+        if self._lease is None:
+            own = b"x-request-id: %b\r\n" % request_id
+        else:
             self._sent = self._engine_has_it = True
-            wait = outcome.queue_wait
-            own = b"%b%bx-slotproxy-queue-ms: %d\r\n" % (own, recipe.instance, round(wait * 1000) if wait else 0)
+            wait = round(outcome.queue_wait * 1000) if outcome.queue_wait else 0
+            own = b"x-request-id: %b\r\n%bx-slotproxy-queue-ms: %d\r\n" % (request_id, recipe.instance, wait)
             if upstream.observed:
                 observer = self._observe
         if b"origin" in self.request.named:

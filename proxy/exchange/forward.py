@@ -89,7 +89,7 @@ class Forwarder:
         """From now on by these, for the requests in flight, too."""
         self.limits = limits
         self._strip_credentials = strip_credentials
-        self._recipes: dict[Upstream, Recipe] = {}
+        self.recipes: dict[Upstream, Recipe] = {}
 
     # clients.connection.Handler
 
@@ -107,12 +107,12 @@ class Forwarder:
     # for exchanges
 
     def recipe(self, upstream: Upstream) -> Recipe:
-        recipe = self._recipes.get(upstream)
+        recipe = self.recipes.get(upstream)
         if recipe is None:
-            if len(self._recipes) >= KNOWN_UPSTREAMS:
-                self._recipes.clear()
+            if len(self.recipes) >= KNOWN_UPSTREAMS:
+                self.recipes.clear()
             strip = self._strip_credentials or upstream is PAGES
-            recipe = self._recipes[upstream] = Recipe(upstream, strip_credentials=strip)
+            recipe = self.recipes[upstream] = Recipe(upstream, strip_credentials=strip)
         return recipe
 
     def at_once(self, path: str, tried: frozenset[Upstream]) -> Lease | None:

@@ -44,13 +44,13 @@ class Gate:
     def reconfigure(self, access: Access, max_body: int) -> None:
         """From the next request on by these."""
         self.access, self.max_body = access, max_body
-        self._rules = object()  # stands for these rules, and no others
+        self.rules = object()  # stands for the rules of now, and no others
         self._hosts: set[bytes | None] = set()  # values of Host that were found right
 
     def stop(self) -> None:
         """From now on whoever comes for an engine is told that the proxy stops."""
         self.stopping = True
-        self._rules = object()
+        self.rules = object()
 
     def request_id(self, head: RequestHead | None) -> str:
         """The client's own, if it may be used, else a new one."""
@@ -61,14 +61,12 @@ class Gate:
         return f"{self._prefix}-{next(self._numbers):x}"
 
     def way(self, head: RequestHead) -> Way:
-        """Where the request goes. Raises Refusal for what nobody may hear of."""
-        known = head.way
-        if known is not None and known[0] is self._rules:  # the same head, let in by the same rules a moment ago
-            found: Way = known[1]
-            return found
+        """Where the request goes; kept in `head.way` with `rules`, since heads come again. Raises Refusal for what nobody
+        may hear of.
+        """
         way = self._judged(head)
         if way is ENGINE and head.path != MODELS:
-            head.way = self._rules, way
+            head.way = self.rules, way
         return way
 
     def _judged(self, head: RequestHead) -> Way:
