@@ -9,16 +9,14 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.upstream import Field, Upstream
+from slotproxy.instances.slots.leases import Lease, Leases, unobserved
+from slotproxy.instances.upstream import Observer, Upstream
 
 LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open
 LOOKS = 10  # at an engine that lives but did not answer
 BETWEEN_LOOKS = 0.5  # seconds
 
 RESET_TRAVEL = 0.05  # seconds until a server that runs elsewhere has read that its client is gone
-
-REMEMBERED = 64  # upstreams
 
 Members = Callable[[], tuple[Instance | Remote, ...]]
 
@@ -31,7 +29,6 @@ class Aftercare:
         self._members = members
         self._tasks = tasks
         self._checking: set[Upstream] = set()
-        self._remotes: dict[Upstream, Remote] = {}  # those that were heard of lately: every answer is
         self._closed = False
 
     def close(self) -> None:
@@ -62,18 +59,10 @@ class Aftercare:
             self._checking.add(upstream)
             self._tasks.create_task(self._check(member, upstream))
 
-    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        """An upstream is asked as much as it says that it allows."""
-        remote = self._remotes.get(upstream)
-        if remote is None:
-            member = self._behind(upstream)
-            if not isinstance(member, Remote):
-                return
-            if len(self._remotes) >= REMEMBERED:
-                self._remotes.clear()
-            remote = self._remotes[upstream] = member
-        if not self._closed:
-            remote.answered(status, fields, body)
+    def observer(self, upstream: Upstream) -> Observer:
+        """An upstream is asked as much as its answers say that it allows."""
+        member = self._behind(upstream)
+        return member.answered if isinstance(member, Remote) else unobserved
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         """Where there are instances never: one may be starting, or come back."""

@@ -1,5 +1,6 @@
 """Where the requests of one running engine go, and the words of HTTP that both sides share. Pure values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Field = tuple[bytes, bytes]
@@ -7,6 +8,12 @@ Field = tuple[bytes, bytes]
 
 REFUSALS = frozenset({402, 429, 503, 529})
 """Statuses by which a server says: not now, ask again, or ask elsewhere."""
+
+
+Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
+"""Told of an answer: status, fields, and the body of a refusal, else nothing. Without a status the body is the error
+object of an event within a stream.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

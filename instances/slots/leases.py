@@ -14,7 +14,7 @@ from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.pool import NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
-from slotproxy.instances.upstream import Field, Upstream
+from slotproxy.instances.upstream import Field, Observer, Upstream
 
 
 class UpstreamOwner(Protocol):
@@ -26,10 +26,8 @@ class UpstreamOwner(Protocol):
     def failed(self, upstream: Upstream, reason: str) -> None:
         """A request failed on `upstream`: it is dead, hung or sends no HTTP; `reason` is one of relay's error kinds."""
 
-    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        """An upstream that is to be observed answered: `body` of a refusal, else empty. `status` None: `body` is the
-        error object of an event within a stream.
-        """
+    def observer(self, upstream: Upstream) -> Observer:
+        """Who is told of the answers of an upstream that is to be observed."""
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         """Asked where no upstream offers a slot: why none will for so many seconds; None: one may."""
@@ -59,6 +57,10 @@ class Lease:
         self._leases.owner.abandoned(self)
 
 
+def unobserved(status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
+    """Nobody wants to hear of the answers of an upstream."""
+
+
 class _Unowned:
     def abandoned(self, lease: Lease) -> None:
         lease.release()
@@ -66,8 +68,8 @@ class _Unowned:
     def failed(self, upstream: Upstream, reason: str) -> None:
         pass
 
-    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        pass
+    def observer(self, upstream: Upstream) -> Observer:
+        return unobserved
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return None

@@ -203,7 +203,8 @@ class ClientConnection(asyncio.Protocol):
         """The answer to the request is written, all of it."""
         self._exchange = None
         if self._charged:
-            self.let_body_go()
+            self._front.bodies_held -= self._charged
+            self._charged = 0
         if not keep_alive or self._front.closing:
             self.close()
             return

@@ -40,6 +40,7 @@ class KnownHeads:
         self._heads: dict[bytes, Head] = {}
         self._before, self._after = b"\0", b""  # of the head that came last: the bytes up to its length, and behind it
         self._size, self._size_after = 1, 0
+        self._digits, self._length = b"", 0
         self._latest = Head(0, b"", ())
 
     def __len__(self) -> int:
@@ -52,7 +53,12 @@ class KnownHeads:
             stop = segment.find(b"\r", start)
             if segment.startswith(self._after, stop):
                 body = segment[stop + self._size_after :]
-                if segment[start:stop] == b"%d" % len(body):
+                digits, length = segment[start:stop], len(body)
+                if length == self._length:
+                    if digits == self._digits:
+                        return self._latest, body
+                elif digits == b"%d" % length:
+                    self._digits, self._length = digits, length
                     return self._latest, body
         parts = _parts(segment)
         if parts is None:
@@ -64,6 +70,7 @@ class KnownHeads:
             return None
         self._before, self._after, self._latest = before, after, head
         self._size, self._size_after = len(before), len(after)
+        self._digits, self._length = b"%d" % length, length
         return head, segment[begin:]
 
     def add(self, segment: bytes, head: Head) -> None:

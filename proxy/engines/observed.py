@@ -10,12 +10,10 @@ from typing import Protocol
 import msgspec
 
 from slotproxy.proxy.engines.relay import EngineConnection
+from slotproxy.instances.upstream import Observer
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
-
-Observer = Callable[[int | None, tuple[Field, ...], bytes], None]
-"""Status, fields, and the body of a refusal; see UpstreamOwner.answered."""
 
 _ERROR = b'"error"'
 LARGEST = 64 * 1024  # bytes of a refusal that are kept back; a larger one passes as it comes

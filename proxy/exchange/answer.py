@@ -8,14 +8,14 @@ for success.
 from abc import ABC, abstractmethod
 from time import monotonic
 
-from slotproxy.instances.upstream import REFUSALS
+from slotproxy.instances.upstream import REFUSALS, Observer
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.meter import NOTHING, Meter, Usage, usage_of
 from slotproxy.proxy.accounts.silence import Silence
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.engines.heads import Head
-from slotproxy.proxy.engines.observed import Observer, Refusal, error_event
+from slotproxy.proxy.engines.observed import Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
 

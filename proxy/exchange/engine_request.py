@@ -1,6 +1,6 @@
 """The bytes of a request as an engine gets them. Pure."""
 
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import Observer, Upstream
 from slotproxy.proxy.clients.head import SPECIAL, RequestHead
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
 
@@ -10,18 +10,24 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Recipe:
     """How the requests of any client are written for one upstream."""
 
-    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own", "instance")
+    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own", "observer", "told")
 
-    def __init__(self, upstream: Upstream, *, strip_credentials: bool) -> None:
+    def __init__(self, upstream: Upstream, observer: Observer | None = None, *, strip_credentials: bool) -> None:
+        """`observer` is told of its answers; None: nobody wants to hear of them."""
         extra = upstream.extra_headers
         dropped = NOT_TO_ENGINE | upstream.drop_headers | {name.lower() for name, _ in extra}
         self._dropped = dropped | CREDENTIALS if strip_credentials else dropped
         self._looks_at_all = not self._dropped <= SPECIAL
-        self.instance = b"x-slotproxy-instance: %b\r\n" % upstream.instance.encode()  # for whom it answers
+        self.observer = observer
+        self.told = b"x-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: 0\r\n" % upstream.instance.encode()
         self._base = upstream.base_path.encode()
         self._host = upstream.authority.encode()
         self._own = [b"%b: %b" % field for field in extra]
         self._defaults = upstream.default_headers
+
+    def told_after(self, wait: int) -> bytes:
+        """`told`, what its client is told of it, after so many milliseconds in the queue."""
+        return self.told.replace(b"-ms: 0\r", b"-ms: %d\r" % wait)
 
     def head(self, head: RequestHead, length: int, request_id: bytes) -> bytes:
         """All of the request but its body, which has `length` bytes."""

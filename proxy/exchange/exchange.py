@@ -17,9 +17,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from slotproxy.instances.slots.leases import Lease
-from slotproxy.instances.upstream import REFUSALS, Field, Upstream
+from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
-from slotproxy.proxy.accounts.logs import log_access
+from slotproxy.proxy.accounts.logs import access_logger, log_access
 from slotproxy.proxy.accounts.meter import usage_of
 from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.clients import bodies, json_body, json_renaming
@@ -252,21 +252,15 @@ class Exchange(Answer):
             own = b"x-request-id: %b\r\n" % request_id
         else:
             self._sent = self._engine_has_it = True
-            wait = round(outcome.queue_wait * 1000) if outcome.queue_wait else 0
-            own = b"x-request-id: %b\r\n%bx-slotproxy-queue-ms: %d\r\n" % (request_id, recipe.instance, wait)
-            if upstream.observed:
-                observer = self._observe
+            wait = round(outcome.queue_wait * 1000)
+            told = recipe.told if not wait else recipe.told_after(wait)
+            own = b"x-request-id: %b\r\n%b" % (request_id, told)
+            observer = recipe.observer
         if b"origin" in self.request.named:
             own += self._cors
         if forwarder.gate.stopping:
             self.keep_alive = False
         self.send(connection, head, body, own, observer)
-
-    def _observe(self, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        """Tell the owner of the upstream of an answer; see leases.UpstreamOwner."""
-        upstream = self._upstream
-        if upstream is not None:
-            self._forwarder.leases.owner.answered(upstream, status, fields, body)
 
     # on the way back
 
@@ -291,7 +285,11 @@ class Exchange(Answer):
         outcome.finished = now = monotonic()
         forwarder.rate.observe(now - self._began)
         outcome.status, outcome.size, outcome.usage = self.status, len(body), usage_of(body)
-        self._account_for(outcome)
+        self._over = True
+        forwarder.active.discard(self)
+        forwarder.metrics.finished(outcome)
+        if access_logger.isEnabledFor(logging.INFO):
+            log_access(outcome)
         self._client.answered(keep_alive=self.keep_alive and not forwarder.gate.stopping)
 
     def _attempt_over(self, failure: Failure | None) -> None:
@@ -388,9 +386,6 @@ class Exchange(Answer):
     def _close_account(self) -> None:
         outcome = self._outcome
         outcome.finished = monotonic()
-        self._account_for(outcome)
-
-    def _account_for(self, outcome: Outcome) -> None:
         self._over = True
         forwarder = self._forwarder
         forwarder.active.discard(self)

@@ -112,7 +112,8 @@ class Forwarder:
             if len(self.recipes) >= KNOWN_UPSTREAMS:
                 self.recipes.clear()
             strip = self._strip_credentials or upstream is PAGES
-            recipe = self.recipes[upstream] = Recipe(upstream, strip_credentials=strip)
+            observer = self.leases.owner.observer(upstream) if upstream.observed else None
+            recipe = self.recipes[upstream] = Recipe(upstream, observer, strip_credentials=strip)
         return recipe
 
     def at_once(self, path: str, tried: frozenset[Upstream]) -> Lease | None:

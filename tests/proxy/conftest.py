@@ -14,7 +14,7 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
-from slotproxy.instances.upstream import Field, Upstream
+from slotproxy.instances.upstream import Field, Observer, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
@@ -77,8 +77,8 @@ class Owner:
     def failed(self, upstream: Upstream, reason: str) -> None:
         self.failures.append((upstream.instance, reason))
 
-    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
-        self.answers.append((upstream.instance, status, fields, body))
+    def observer(self, upstream: Upstream) -> Observer:
+        return lambda status, fields, body: self.answers.append((upstream.instance, status, fields, body))
 
     def why_no_slot_within(self, seconds: float) -> InstanceError | None:
         return self.vain

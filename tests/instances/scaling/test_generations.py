@@ -32,7 +32,7 @@ class Owner:
     def failed(self, upstream: Upstream, reason: str) -> None:
         pass
 
-    def answered(self, *_: Any) -> None:
+    def observer(self, *_: Any) -> Any:
         pass
 
     def why_no_slot_within(self, *_: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.pool import Pool
-from slotproxy.instances.upstream import Field, Upstream
+from slotproxy.instances.upstream import Observer, Upstream
 
 SOON = 5.0
 
@@ -160,7 +160,9 @@ class Owner:
         self.lost.append(lease)
 
     def failed(self, upstream: Upstream, reason: str) -> None: ...
-    def answered(self, upstream: Upstream, status: int | None, fields: tuple[Field, ...], body: bytes) -> None: ...
+    def observer(self, upstream: Upstream) -> Observer:
+        raise AssertionError("nobody asks who observes")
+
     def why_no_slot_within(self, seconds: float) -> InstanceError | None: ...
 
 
