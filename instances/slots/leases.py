@@ -135,7 +135,10 @@ class Leases:
         if self._refusal is not None:
             raise self._refusal()
         grant = self._pool.take(exclude)
-        return None if grant is None else Lease(self, *grant)
+        if grant is None:
+            return None
+        ticket, upstream = grant
+        return Lease(self, ticket, upstream)
 
     def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
@@ -144,7 +147,10 @@ class Leases:
         if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
             return lease
         grant = self._pool.take(exclude)
-        return None if grant is None else Lease(self, *grant)
+        if grant is None:
+            return None
+        ticket, upstream = grant
+        return Lease(self, ticket, upstream)
 
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.

@@ -5,7 +5,8 @@ Refused is only what would make proxy and engine read two different things, or c
 
 from slotproxy.proxy.clients import json_body
 from slotproxy.proxy.clients.head import RequestHead
-from slotproxy.proxy.clients.json_body import NOTHING, SMALL, Steps, Wanted
+from slotproxy.proxy.clients.json_body import NOTHING as NOTHING
+from slotproxy.proxy.clients.json_body import SMALL, Steps, Wanted
 
 _JSON_PATHS = frozenset(
     f"{prefix}/{name}"

@@ -60,9 +60,11 @@ def at_a_glance(body: bytes) -> Wanted | None:
         return None
     if not body.isascii():
         at_once(text(body))
-    if size > MAX_DIGITS or body.count(_STREAM.plain) > 1 or b"\\" in body:  # else it cannot be
-        return None if _is_suspect(body) else _decoded(body)
-    return _decoded(body)
+    named = body.find(_STREAM.plain) >= 0  # `in` costs three times as much: it looks for a number first
+    if (named or size > MAX_DIGITS or body.find(b"\\") >= 0) and _is_suspect(body):
+        return None
+    wanted = _decoded(body)
+    return wanted if named or wanted.stream else NOTHING
 
 
 def looked_at(body: bytes, *, step: int = STEP) -> Steps[Wanted]:

@@ -38,9 +38,12 @@ class IdleConnections(Generic[C]):
         return None
 
     def put(self, connection: C) -> None:
-        stack = self._idle.setdefault(connection.upstream, [])
+        upstream = connection.upstream
+        stack = self._idle.get(upstream)
+        if stack is None:
+            stack = self._idle[upstream] = []
         stack.append(connection)
-        if len(stack) > connection.upstream.slots:
+        if len(stack) > upstream.slots:
             stack.pop(0).abort()
 
     def forget(self, connection: C) -> None:

@@ -167,7 +167,7 @@ class Answer(ABC):
             self._observer(status, head.fields if wire.tells_limits else (), b"")
         self.status = status
         self._whole = body
-        transport.write(b"%b%bContent-Length: %d\r\n\r\n%b" % (wire.lines, self._own, len(body), body))
+        transport.write(b"".join((wire.lines, self._own, b"Content-Length: %d\r\n\r\n" % len(body), body)))
         self.begun = self.complete = True
         return None
 

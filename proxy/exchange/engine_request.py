@@ -25,9 +25,9 @@ class Recipe:
         self._own = [b"%b: %b" % field for field in extra]
         self._defaults = upstream.default_headers
 
-    def told_after(self, wait: int) -> bytes:
-        """`told`, what its client is told of it, after so many milliseconds in the queue."""
-        return self.told.replace(b"-ms: 0\r", b"-ms: %d\r" % wait)
+    def told_after(self, wait: float) -> bytes:
+        """`told`, what a client is told of it, after so many seconds in the queue."""
+        return self.told.replace(b"-ms: 0\r", b"-ms: %d\r" % round(wait * 1000))
 
     def head(self, head: RequestHead, length: int, request_id: bytes) -> bytes:
         """All of the request but its body, which has `length` bytes."""

@@ -16,6 +16,7 @@ import logging
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
+from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
@@ -114,8 +115,9 @@ class Exchange(Answer):
                 if wanted is None:
                     self._task = forwarder.run(self._look())
                     return
-                self.expects_stream = wanted.streaming
-                lease = forwarder.at_once(self.request.path, self._tried)
+                if wanted is not bodies.NOTHING:
+                    self.expects_stream = wanted.streaming
+                lease = forwarder.leases.at_once(self.request.path, self._tried)
                 if lease is None:
                     self._task = forwarder.run(self._fetch())
                     return
@@ -127,6 +129,8 @@ class Exchange(Answer):
                 self._send(connection, body if upstream.model is None else self._body_for(upstream))
         except errors.Refusal as refusal:
             self.refuse(refusal)
+        except InstanceError as error:
+            self.refuse(forwarder.translated(error))
         except Exception as error:
             self._fail_as_bug(error)
 
@@ -252,9 +256,8 @@ class Exchange(Answer):
             own = b"x-request-id: %b\r\n" % request_id
         else:
             self._sent = self._engine_has_it = True
-            wait = round(outcome.queue_wait * 1000)
-            told = recipe.told if not wait else recipe.told_after(wait)
-            own = b"x-request-id: %b\r\n%b" % (request_id, told)
+            told = recipe.told_after(outcome.queue_wait) if outcome.queue_wait else recipe.told
+            own = b"".join((b"x-request-id: ", request_id, b"\r\n", told))
             observer = recipe.observer
         if b"origin" in self.request.named:
             own += self._cors

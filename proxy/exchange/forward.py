@@ -121,19 +121,19 @@ class Forwarder:
         try:
             return self.leases.at_once(path, tried)
         except InstanceError as error:
-            raise self._translated(error) from None
+            raise self.translated(error) from None
 
     async def wait(self, tried: frozenset[Upstream]) -> Lease:
         """A slot, as soon as it is this request's turn. Raises Refusal."""
         try:
             return await self.leases.wait(self.limits.queue_timeout, tried)
         except InstanceError as error:
-            raise self._translated(error) from None
+            raise self.translated(error) from None
 
     def check_queue(self, path: str) -> None:
         """Raises Refusal if nobody could take the request, nor could it wait: before its body is read."""
         if self.leases.is_full and not self.leases.answers_beside_slots(path):
-            raise self._translated(QueueFull())
+            raise self.translated(QueueFull())
 
     async def connect(self, upstream: Upstream) -> EngineConnection:
         """A fresh connection. Raises OSError."""
@@ -154,7 +154,7 @@ class Forwarder:
             return self.leases.offers(tried)
         return any(upstream not in tried for upstream in self.leases.upstreams)
 
-    def _translated(self, error: InstanceError) -> Exception:
+    def translated(self, error: InstanceError) -> errors.Refusal:
         """What the supply side refuses with, as clients are told it."""
         limits = self.limits
         if isinstance(error, QueueFull):
@@ -169,7 +169,9 @@ class Forwarder:
             return errors.held_back(str(error), error.seconds)
         if isinstance(error, ShuttingDown):
             return errors.shutting_down()
-        return errors.no_instances(str(error)) if isinstance(error, NoInstances) else error
+        if isinstance(error, NoInstances):
+            return errors.no_instances(str(error))
+        raise error  # there is no other
 
     def _expected_wait(self) -> float:
         return self.rate.wait(self.leases.queued, sum(upstream.slots for upstream in self.leases.upstreams))

@@ -86,3 +86,9 @@ def test_the_same_head_is_written_once_for_each_upstream_and_each_gets_its_own()
     assert b"Host: one:1" in first.head(request, 1, b"1")
     assert b"Host: two:1" in second.head(request, 2, b"2")
     assert first.head(request, 3, b"3").endswith(b"x-request-id: 3\r\nContent-Length: 3\r\n\r\n")
+
+
+def test_a_client_is_told_who_answers_and_how_long_it_waited() -> None:
+    recipe = Recipe(ENGINE, strip_credentials=False)
+    assert recipe.told == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 0\r\n"
+    assert recipe.told_after(1.2344) == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 1234\r\n"
