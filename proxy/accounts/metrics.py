@@ -28,7 +28,7 @@ ROUTES = frozenset(
     ]
 )
 _PROMPT, _COMPLETION, _CACHED = ("prompt",), ("completion",), ("cached",)
-TOGETHER = 64  # requests that are counted together
+TOGETHER = 16  # requests that are counted together
 LAG_TOLD = 60.0  # seconds
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)

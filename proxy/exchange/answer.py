@@ -277,7 +277,7 @@ class Answer(ABC):
 
     def says_nothing(self, now: float, patience: float) -> bool:
         """Whether a stream has brought nothing but comments for `patience` seconds."""
-        if not self.stream or self.meter is None:
+        if self.meter is None:
             return False
         if self._silence is None:
             self._silence = Silence(now)
@@ -301,13 +301,13 @@ class Answer(ABC):
 
     def overdue(self, now: float, prefill: float, stall: float) -> Failure | None:
         """What of its deadlines the engine has missed; None: none of them."""
-        if self.paused_since is not None:
-            return None
-        if not self.first_byte and now - self.heard > prefill:
-            return Failure(Kind.PREFILL_TIMEOUT, f"no byte of an answer within {prefill:g} s")
-        if self.first_byte and now - self.heard > stall:
+        silent = now - self.heard
+        if not self.first_byte:
+            if silent > prefill:
+                return Failure(Kind.PREFILL_TIMEOUT, f"no byte of an answer within {prefill:g} s")
+        elif silent > stall:
             return Failure(Kind.STALL_TIMEOUT, f"its stream was silent for {stall:g} s")
-        if self.says_nothing(now, prefill):
+        elif self.stream and self.says_nothing(now, prefill):
             return Failure(Kind.STALL_TIMEOUT, f"its stream said nothing but comments for {prefill:g} s")
         return None
 

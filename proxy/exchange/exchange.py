@@ -461,11 +461,12 @@ class Exchange(Answer):
     # deadlines
 
     def check_deadlines(self, now: float, limits: "Limits") -> None:
-        if not self.is_under_way:
+        if self._connection is None:
             return
-        failure = self.unread(now, limits.stall_timeout)
-        if failure is None and not self.is_page:
-            failure = self.overdue(now, limits.prefill_timeout, limits.stall_timeout)
+        if self.paused_since is not None:
+            failure = self.unread(now, limits.stall_timeout)
+        else:
+            failure = None if self.is_page else self.overdue(now, limits.prefill_timeout, limits.stall_timeout)
         if failure is not None:
             self.cut_short(failure)
 
