@@ -37,8 +37,8 @@ LONGEST = 300.0  # seconds for a whole body
 LINGER = 1.0  # seconds for which what a client still sends is read and thrown away, so that it can read its answer
 CLOSING = 5.0  # seconds a client has to take what was written before its connection closed
 UNREAD = 60.0  # seconds for which answers of ours may wait for a client to read them
-GONE = 0.5  # seconds after which a client that ended its side is asked whether it is there
-LOOK = 0.1  # seconds between looks at what its system said
+HALF_CLOSED = 0.5  # seconds after which a client that ended its side is asked whether it is there
+RESET_LOOK = 0.1  # seconds between looks at what its system said
 HELD = 64 * 1024  # bytes of later requests that are held back
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim answer, which every client skips
@@ -179,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
         if exchange is None or self._reading is not _HEAD or transport is None or not transport.can_write_eof():
             return False
         self._ended = True
-        self._start_timer(GONE, self._ask_whether_it_is_there)
+        self._start_timer(HALF_CLOSED, self._probe_client)
         return True
 
     def pause_writing(self) -> None:
@@ -426,28 +426,28 @@ class ClientConnection(asyncio.Protocol):
         transport = self.transport
         if transport is not None:
             transport.close()
-            self._start_timer(CLOSING, self._insist, transport.get_write_buffer_size())
+            self._start_timer(CLOSING, self._abort_if_stuck, transport.get_write_buffer_size())
 
-    def _insist(self, unread: int) -> None:
+    def _abort_if_stuck(self, unread: int) -> None:
         """Of what was written to a connection that closes, `unread` bytes had not been taken a while ago."""
         transport = self.transport
         if transport is None:
             return
         left = transport.get_write_buffer_size()
         if left < unread:
-            self._start_timer(CLOSING, self._insist, left)
+            self._start_timer(CLOSING, self._abort_if_stuck, left)
         else:
             transport.abort()
 
-    def _ask_whether_it_is_there(self) -> None:
+    def _probe_client(self) -> None:
         """Of a client that ended its side and waits. The system of one that is gone answers whatever is written to it
         with a reset.
         """
         if self._exchange is not None and self.transport is not None:
             self.transport.write(self._exchange.filler)
-        self._start_timer(LOOK, self._look_after_client)
+        self._start_timer(RESET_LOOK, self._check_for_reset)
 
-    def _look_after_client(self) -> None:
+    def _check_for_reset(self) -> None:
         """It ended its side. By now its system may have said that it is gone."""
         transport = self.transport
         sock: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
@@ -456,7 +456,7 @@ class ClientConnection(asyncio.Protocol):
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.abort()
         else:
-            self._start_timer(LOOK, self._look_after_client)
+            self._start_timer(RESET_LOOK, self._check_for_reset)
 
     def _start_timer(self, seconds: float, callback: Callable[..., None], *arguments: object) -> None:
         self._stop_timer()

@@ -44,7 +44,7 @@ class Front:
         self.closing = False  # no connection is kept after its answer
         self._most = most
         self.bodies_held = 0  # bytes of request bodies that are held now; connections keep it
-        self._connections: set[ClientConnection] = set()
+        self._clients: set[ClientConnection] = set()
         self._spare = min(AT_ONCE, max(4, most // 8))  # connections beyond those, that are told so
         self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._server: asyncio.Server | None = None
@@ -73,7 +73,7 @@ class Front:
     # for connections
 
     def opened(self, client: ClientConnection) -> None:
-        self._connections.add(client)
+        self._clients.add(client)
         self._empty.clear()
         if self._sweeper is None:
             self._schedule(monotonic())
@@ -81,14 +81,14 @@ class Front:
             self._make_room(client)
 
     def lost(self, client: ClientConnection) -> None:
-        self._connections.discard(client)
-        if not self._connections:
+        self._clients.discard(client)
+        if not self._clients:
             self._empty.set()
 
     @property
     def connections(self) -> frozenset[ClientConnection]:
         """Those that are open, or close."""
-        return frozenset(self._connections)
+        return frozenset(self._clients)
 
     # the end
 
@@ -98,7 +98,7 @@ class Front:
         self.stop_listening()
         for task in self._handshakes:
             task.cancel()
-        for client in list(self._connections):
+        for client in list(self._clients):
             if client.is_idle:
                 client.close()
 
@@ -115,10 +115,10 @@ class Front:
         self.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._connections:
+                while self._clients:
                     self._empty.clear()
                     await self._empty.wait()
-        for client in list(self._connections):
+        for client in list(self._clients):
             client.abort()
         if self._handshakes:
             await asyncio.gather(*self._handshakes, return_exceptions=True)
@@ -131,14 +131,14 @@ class Front:
 
     @property
     def _count(self) -> int:
-        return len(self._connections) + len(self._handshakes)
+        return len(self._clients) + len(self._handshakes)
 
     def _make_room(self, newest: ClientConnection | None) -> None:
         """For `newest`, or for a handshake, which is one too many: of the idle ones those go first that have been idle
         longest, then the oldest handshake.
         """
         self._complain()
-        idle = [client for client in self._connections if client is not newest and client.is_idle]
+        idle = [client for client in self._clients if client is not newest and client.is_idle]
         for client in heapq.nsmallest(AT_ONCE, idle, key=_deadline):
             client.abort()
         if idle:
@@ -173,11 +173,11 @@ class Front:
         now = monotonic()
         late = now - self._due
         if late > period:  # this process was stopped, or starved: no client was slow meanwhile
-            for client in self._connections:
+            for client in self._clients:
                 client.forgive(late)
-        for client in [client for client in self._connections if client.deadline <= now]:
+        for client in [client for client in self._clients if client.deadline <= now]:
             client.expire(now)
-        if self._connections:
+        if self._clients:
             self._schedule(now)
 
     # TLS

@@ -148,18 +148,18 @@ class LastHead:
 class HeadReader:
     """Takes the bytes of a connection until a head is whole, once for each request."""
 
-    __slots__ = ("_came", "_last", "_parser", "head")
+    __slots__ = ("_came", "_last", "_judge_of_head", "head")
 
     def __init__(self) -> None:
         self.head: RequestHead | None = None
         self._last: LastHead | None = None
-        self._parser: httptools.HttpRequestParser | None = None
+        self._judge_of_head: httptools.HttpRequestParser | None = None
         self._came = b""  # of a head that comes in several pieces
 
     @property
     def begun(self) -> bool:
         """Whether a part of a head has come."""
-        return self._parser is not None
+        return self._judge_of_head is not None
 
     def read(self, data: bytes) -> bytes | None:
         """The bytes behind the head once it is whole, which then is `head`; None: more is needed.
@@ -175,8 +175,8 @@ class HeadReader:
                 data = data.lstrip(b"\r\n")
                 if not data:
                     return None
-            self._parser = httptools.HttpRequestParser(self)
-            self._parser.set_dangerous_leniencies(lenient_transfer_encoding=True)  # `_frame` is the stricter judge
+            self._judge_of_head = httptools.HttpRequestParser(self)
+            self._judge_of_head.set_dangerous_leniencies(lenient_transfer_encoding=True)  # `_frame` is the stricter judge
         before = came[1 - len(_END) :]  # the end may have been cut
         found = (before + data).find(_END)
         if found < 0:
@@ -189,14 +189,14 @@ class HeadReader:
         raw = came + last
         self.head = _read(raw)
         self._last = LastHead.of(raw, self.head)
-        self._parser, self._came = None, b""
+        self._judge_of_head, self._came = None, b""
         return data[end:]
 
     def _judge(self, data: bytes) -> None:
         """Raises Refusal."""
-        assert self._parser is not None
+        assert self._judge_of_head is not None
         try:
-            self._parser.feed_data(data)
+            self._judge_of_head.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # an offer, which is not taken: the request is one like others
         except httptools.HttpParserError as error:  # what it says repeats nothing of what the client sent

@@ -94,8 +94,7 @@ def text(body: bytes, *, step: int = TEXT_STEP) -> Steps[Wanted]:
 
 
 def scanned(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
-    """The same of a large body, found in its skeleton. A body that is not JSON is refused or passes, as chance will have
-    it. `step`: at least 64.
+    """The same of a large body, found in its skeleton. A body that is not JSON may be refused or passed on. `step`: at least 64.
     """
     facts = _Facts()
     for start, end in spans(body, step):

@@ -24,5 +24,6 @@ without leading zeros, no extension; not the last chunk, whose size is 0. It the
 FRAMINGS = tuple(len(opening) + len(END) if opening else -1 for opening in OPENINGS)
 """By the same length, how many bytes are left out of the segment when both ends of the framing are; -1: it is no chunk.
 
-Whoever takes OPENINGS and END off and compares what that took with this has looked at both ends, and has the content.
+A segment is one whole chunk if it has that many bytes fewer once its opening and END are removed; what is left is the
+content.
 """

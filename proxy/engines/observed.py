@@ -23,10 +23,10 @@ class Destination(Protocol):
     """The client's side: an Answer."""
 
     def receive(self, data: bytes, complete: bool) -> Failure | None:
-        """See exchange.Sink."""
+        """See sink.Sink."""
 
     def fail(self, failure: Failure) -> None:
-        """See exchange.Sink."""
+        """See sink.Sink."""
 
     def keep(self, refusal: "Refusal") -> None:
         """All of the refusal is here; the client has seen nothing of it."""

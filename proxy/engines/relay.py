@@ -38,7 +38,7 @@ class EngineConnection(asyncio.Protocol):
 
     __slots__ = (
         "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
-        "_idle", "_lengths", "_outlet", "_parser", "_passed", "_passing_to", "_paused", "_plain", "_reason",
+        "_idle", "_lengths", "_outlet", "_reader", "_passed", "_passing_to", "_paused", "_plain", "_reason",
         "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ class EngineConnection(asyncio.Protocol):
 
     def send(self, head: bytes, body: bytes, sink: Sink, *, head_only: bool = False) -> None:
         """Send one request; its answer goes to `sink`. `head_only`: the answer has no body, whatever it says (HEAD)."""
-        if self._parser is not None:  # else nothing is left of an answer before
+        if self._reader is not None:  # else nothing is left of an answer before
             self._forget()
         self._head_only = head_only
         self._sink = sink
@@ -154,7 +154,7 @@ class EngineConnection(asyncio.Protocol):
             return
         self._passing_to = None
         self._heard = monotonic()
-        parser = self._parser
+        parser = self._reader
         first = parser is None
         if parser is None:
             if not self._head_only and (known := _known_heads.recognise(data)) is not None:
@@ -218,7 +218,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _forget(self) -> None:
         """No byte of an answer has come."""
-        self._parser: httptools.HttpResponseParser | None = None
+        self._reader: httptools.HttpResponseParser | None = None
         self._head_bytes = 0
         self._final = False  # the head is here, and no interim one
         self._complete = False
@@ -234,8 +234,8 @@ class EngineConnection(asyncio.Protocol):
         self._body = []
         self._reason = b""
         self._plain: Head | None = None  # the head, if it is one of those that may be known
-        self._parser = httptools.HttpResponseParser(self)
-        return self._parser
+        self._reader = httptools.HttpResponseParser(self)
+        return self._reader
 
     # httptools callbacks
 
@@ -252,7 +252,7 @@ class EngineConnection(asyncio.Protocol):
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        parser = self._parser
+        parser = self._reader
         assert parser is not None
         status = parser.get_status_code()
         if self._final:  # a second answer to one request

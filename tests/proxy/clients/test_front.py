@@ -247,7 +247,7 @@ async def test_stopping_closes_what_is_idle_and_answers_what_is_not(place: Place
 async def test_a_client_that_ended_its_side_is_answered_and_one_that_left_is_not(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "GONE", 0.01)
+    monkeypatch.setattr(connection, "HALF_CLOSED", 0.01)
     staying, leaving = await place.busy(), await place.busy()
     staying.writer.write_eof()
     leaving.writer.close()  # the same bytes on the wire, but its system answers ours with a reset
