@@ -4,12 +4,14 @@ Which case failed, and why, is in the assertion; `python -m tests.vector_runner`
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.clients import Unframed, connected
 from tests.running import StartProxy
 from tests.strict_engine import StrictEngine
 from tests.vector_runner import load, play, strict_engine
@@ -39,3 +41,38 @@ async def test_every_vector(
     assert not faults, "\n".join(f"{name}: {'; '.join(found)}" for name, found in faults.items())
     assert process.memory_info().rss - before < GROWTH_LIMIT
     assert "Traceback" not in proxy.log
+
+
+async def test_what_is_served_is_served_alike_again_on_the_same_connection(
+    engine: StrictEngine, start_proxy: StartProxy
+) -> None:
+    proxy = start_proxy("--upstream", f"http://127.0.0.1:{engine.port}", "--max-body", "4MiB")
+    await asyncio.to_thread(proxy.wait_ready)
+    faults, outcomes = {}, Counter[str]()
+    for vector in load():
+        if vector["expect"] == "forward" and isinstance(vector.get("raw"), str):
+            outcome = await twice(vector["raw"].encode("latin-1"), vector["n"], proxy.port, engine)
+            outcomes[outcome] += 1
+            if outcome not in ("alike", "the client asked for the end"):
+                faults[vector["id"]] = outcome
+    assert faults == {}
+    assert outcomes["alike"] >= 20
+
+
+async def twice(raw: bytes, number: int, port: int, engine: StrictEngine) -> str:
+    """What became of a message of so many requests that is sent twice on one connection."""
+    engine.seen.clear()
+    head_only = raw.lstrip().startswith(b"HEAD ")
+    async with connected(port) as client:
+        for _ in range(2):
+            client.send(raw)
+            try:
+                answers = [await client.answer(to_head=head_only) for _ in range(number)]
+            except Unframed:
+                return "no answer"
+            if any(answer.status != 200 for answer in answers):
+                return f"status {[answer.status for answer in answers]}"
+            if answers[-1].head.get("connection") == "close":
+                return "the client asked for the end"
+    sent = [(one.target, one.body, one.faults) for one in engine.seen]
+    return "alike" if sent[:number] == sent[number:] and len(sent) == 2 * number else f"the engine saw {sent}"

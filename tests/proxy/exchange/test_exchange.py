@@ -3,12 +3,16 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from slotproxy.instances.snapshot import Kind
 from slotproxy.proxy.clients import connection
+from slotproxy.proxy.clients.access import Access
+from tests.clients import connected
 from tests.proxy.conftest import SOON, MakeStack, answering
 from tests.proxy.exchange.test_forward import OK, code, post, status
 
@@ -230,3 +234,96 @@ async def drip(writer: asyncio.StreamWriter, piece: bytes) -> None:
     while True:
         writer.write(piece)
         await asyncio.sleep(0.01)
+
+
+# requests whose head came before, on their connection
+
+
+def chat(body: bytes = b'{"messages":[]}', fields: bytes = b"") -> bytes:
+    return post(body, fields=fields).replace(b"Connection: close\r\n", b"")
+
+
+async def test_a_head_that_comes_again_gets_an_id_of_its_own_and_the_same_way_to_an_engine(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine)
+    async with connected(proxy.port) as client:
+        answers = []
+        for _ in range(3):
+            client.send(chat())
+            answers.append(await client.answer())
+    assert [answer.status for answer in answers] == [200] * 3
+    ids = [answer.head["x-request-id"] for answer in answers]
+    assert len(set(ids)) == 3
+    first, *others = (head.replace(name.encode(), b"ID") for head, name in zip(engine.heads, ids, strict=True))
+    assert others == [first, first]
+
+
+async def test_the_body_behind_a_head_that_comes_again_is_looked_at_like_the_first(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK), max_body=100)
+    async with connected(proxy.port) as client:
+        client.send(chat())
+        assert (await client.answer()).status == 200
+        client.send(chat(b'{"messages":'))
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "invalid_json")
+        assert answer.head["server"] == "slotproxy"
+        assert answer.head["x-request-id"]
+        client.send(chat(json.dumps({"messages": ["x" * 100]}).encode()))
+        assert (await client.answer()).status == 413
+
+
+async def test_a_head_that_comes_again_is_held_to_the_rules_of_then(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK), keys=("old",))
+    request = chat(fields=b"Authorization: Bearer old\r\n")
+    async with connected(proxy.port) as client:
+        for _ in range(2):
+            client.send(request)
+            assert (await client.answer()).status == 200
+        proxy.gate.reconfigure(Access(keys=("new",)), 1 << 20)
+        for _ in range(2):
+            client.send(request)
+            assert (await client.answer()).status == 401
+
+
+async def test_a_head_that_comes_again_is_turned_away_while_the_proxy_stops(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    async with connected(proxy.port) as client:
+        client.send(chat())
+        assert (await client.answer()).status == 200
+        proxy.stop()
+        client.send(chat())
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (503, "shutting_down")
+        assert await client.closed()
+
+
+async def test_each_engine_is_told_its_own_host_also_by_a_head_that_comes_again(stack: MakeStack) -> None:
+    one, other = answering(OK), answering(OK)
+    proxy = await stack(one, other)
+    async with connected(proxy.port) as client:
+        for _ in range(4):
+            client.send(chat())
+            assert (await client.answer()).status == 200
+    for engine in (one, other):
+        assert engine.heads
+        assert all(b"\r\nHost: 127.0.0.1:%d\r\n" % engine.port in head for head in engine.heads)
+
+
+async def test_no_task_is_made_for_a_request_that_waits_for_nothing(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    async with connected(proxy.port) as client:
+        client.send(chat())  # connects to the engine
+        assert (await client.answer()).status == 200
+        made: list[str] = []
+
+        def noted(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+            made.append(repr(work))
+            return asyncio.Task(work, loop=loop, **more)
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(noted)
+        client.send(chat() * 3)
+        for _ in range(3):
+            assert (await asyncio.shield(client.reader.readuntil(b'{"ok":true}'))).startswith(b"HTTP/1.1 200")
+        loop.set_task_factory(None)
+    assert [work for work in made if "Exchange" in work] == []
