@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -316,7 +315,7 @@ async def test_no_task_is_made_for_a_request_that_waits_for_nothing(stack: MakeS
         assert (await client.answer()).status == 200
         made: list[str] = []
 
-        def noted(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:
+        def noted(loop: asyncio.AbstractEventLoop, work: Any, **more: Any) -> asyncio.Task[Any]:
             made.append(repr(work))
             return asyncio.Task(work, loop=loop, **more)
 
