@@ -21,7 +21,7 @@ SOURCES := .links/slotproxy tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-aiohttp check lint format types imports setup lock build smoke clean \
-  bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak \
+  fuzz fuzz-load bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak \
   engines-llama-server engines-mlx-lm
 
 help: ## this list
@@ -90,6 +90,12 @@ chaos-kill: $(READY) ## kill -9 of the proxy at 100 random moments, 5 minutes
 
 chaos-soak: $(READY) ## memory and descriptors after 10,000 requests and 2,000 that were left, 5 minutes
 	@exec $(BIN)/python -m tests.chaos.soak $(ARGS)
+
+fuzz: $(READY) ## random requests at the client's side and at aiohttp's parser (make fuzz SECONDS=600 SEED=7)
+	@exec $(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+fuzz-load: $(READY) ## clients that pipeline, leave, read slowly and talk nonsense: every answer is checked
+	@exec $(BIN)/python -m tests.fuzz.load --seconds $(SECONDS) --seed $(SEED) $(ARGS)
 
 bench-memory: $(READY) ## --instances auto on real engines against its limit, 30 to 60 minutes (RUNS=3 make bench-memory)
 	@exec $(BIN)/python -m pytest -m slow tests/acceptance/test_auto.py $(ARGS)

@@ -18,7 +18,7 @@ import msgspec
 from slotproxy.proxy.clients.json_skeleton import SOUGHT, Name, skeleton, spans
 from slotproxy.proxy.errors import Refusal, bad_request
 
-SMALL = 64 * 1024  # bytes of a body that is decoded whole
+SMALL = 128 * 1024  # bytes of a body that is decoded whole
 STEP = 16 * 1024  # bytes of a larger one between two pauses: at most 2 ms, on a slow machine too
 TEXT_STEP = 128 * 1024  # the same where only UTF-8 is looked at
 MAX_DEPTH = 500  # arrays and objects within each other: parsers that call themselves fail not far beyond
@@ -70,7 +70,8 @@ def at_a_glance(body: bytes) -> Wanted | None:
 def looked_at(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
     """What the proxy wants to know of a body that has to be a JSON object. Raises Refusal."""
     if len(body) > SMALL:
-        yield from text(body)
+        if not body.isascii():
+            yield from text(body)
         return (yield from scanned(body, step=step))
     wanted = at_a_glance(body)
     if wanted is None:

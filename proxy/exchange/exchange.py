@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+TURN = 0.001  # seconds for which a large body is looked at without a pause
 TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
 _BLAMELESS = frozenset({Kind.SLOW_CLIENT, Kind.SHUTDOWN})
 _TIMEOUTS = frozenset({Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT})
@@ -481,14 +482,17 @@ class Exchange(Answer):
 
 
 async def _in_steps(steps: Steps[T]) -> T:
-    """What they come to. Others get their turn between two of them."""
+    """What they come to. Others get their turn after `TURN`."""
+    began = monotonic()
     while True:
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
-        await asyncio.sleep(0)
+        if monotonic() - began > TURN:
+            await asyncio.sleep(0)
+            began = monotonic()
 
 
 def _refusal(failure: Failure, *, sent: bool) -> errors.Refusal:
