@@ -123,9 +123,9 @@ class Exchange(Answer):
                     self._task = forwarder.run(self._fetch())
                     return
                 upstream = self._take(lease)
-            connection = forwarder.idle.take(upstream, began)
-            if connection is None or self._has_to_be_rewritten(upstream):
-                self._task = forwarder.run(self._fetch(connection))
+            connection = None if self._has_to_be_rewritten(upstream) else forwarder.idle.take(upstream, began)
+            if connection is None:
+                self._task = forwarder.run(self._fetch())
             else:
                 self._send(connection, body if upstream.model is None else self._body_for(upstream))
         except errors.Refusal as refusal:
@@ -156,6 +156,8 @@ class Exchange(Answer):
         self._finish(keep_alive=keep)
 
     def client_left(self) -> None:
+        if self._over:
+            return
         self._stop_waiting()
         self.abandon()
         self._record()
@@ -186,10 +188,10 @@ class Exchange(Answer):
         else:
             await self._fetch()
 
-    async def _fetch(self, connection: EngineConnection | None = None, *, fresh: bool = False) -> None:
+    async def _fetch(self, *, fresh: bool = False) -> None:
         """A slot, if there is none yet, and a connection, `fresh` or not; then send."""
         try:
-            found = connection or await self._fetched(fresh=fresh)
+            found = await self._fetched(fresh=fresh)
             body = b"" if isinstance(found, Failure) else await self._rewritten(found)
         except errors.Refusal as refusal:
             self._refused_a_slot(refusal)

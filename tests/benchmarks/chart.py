@@ -27,7 +27,7 @@ def main(figures: Path, picture: Path) -> None:
     for place, (panel, (key, scale, title)) in enumerate(zip(panels, PANELS, strict=True)):
         _draw(panel, {name: own[key] * scale for name, own in medians.items()}, title, named=place == 0)
     date, cores = whole["machine"]["date"][:10], whole["machine"]["cores"]
-    figure.supxlabel(f"less is better, logarithmic; one run, {cores} cores, {date}", fontsize=8, color="#555")
+    figure.supxlabel(f"less is better; one run, {cores} cores, {date}", fontsize=8, color="#555")
     figure.savefig(picture, dpi=144)
 
 
@@ -36,8 +36,7 @@ def _draw(panel: Any, values: dict[str, float], title: str, *, named: bool) -> N
     bars = panel.barh(list(values), list(values.values()), color=colors)
     panel.bar_label(bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values.values()], padding=3)
     panel.invert_yaxis()
-    panel.set_xscale("log")
-    panel.set_xlim(1, max(values.values()) * 4)
+    panel.set_xlim(0, max(values.values()) * 1.25)  # from 0: a bar is as long as its value
     panel.set_title(title, fontsize=10, loc="left")
     panel.spines[["top", "right"]].set_visible(False)
     panel.tick_params(axis="x", which="both", labelsize=7)
