@@ -26,7 +26,7 @@ from slotproxy.proxy.exchange.own_answer import refusal_bytes
 logger = logging.getLogger(__name__)
 
 KNOWN_UPSTREAMS = 64  # whose recipes are kept: an engine that restarts is another upstream
-PAGES = Upstream(instance="", host="slotproxy", port=80, keepalive=60.0, slots=8)
+PAGES = Upstream(instance="", host="slotproxy", port=80, keepalive=60.0, slots=1)
 """The proxy's own pages, which are reached as an engine is. `slots`: idle connections that are kept."""
 
 
