@@ -219,7 +219,7 @@ def _read(raw: bytes) -> RequestHead:
         raise malformed("The request is not valid HTTP: its first line does not end with HTTP/1.1 or HTTP/1.0.")
     head = RequestHead(method, target, http11=http11)
     passing, special, named = head.lines, head.special, head.named
-    known = _meanings.get
+    known, repeated = _meanings.get, False
     for line in lines[1:-2]:
         name, _, value = line.partition(b":")
         meaning = known(name)
@@ -234,8 +234,10 @@ def _read(raw: bytes) -> RequestHead:
             named[meaning] = value.strip(b" \t")
         elif meaning in _FOR_US:
             raise malformed(f"The header field {meaning.decode()} is there twice.")
+        else:
+            repeated = True
     wish = named.get(b"connection")
-    if wish is not None and not (http11 and wish == b"keep-alive"):
+    if wish is not None and (repeated or not http11 or wish != b"keep-alive"):
         _connect(head)
     _frame(head)
     return head

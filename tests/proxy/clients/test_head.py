@@ -155,6 +155,8 @@ def test_http10_ends_its_connection_unless_it_asks_for_more_and_knows_no_chunks(
 @pytest.mark.parametrize("value", [b"close", b"Close", b"keep-alive, close", b"x, CLOSE "])
 def test_close_ends_a_connection(value: bytes) -> None:
     assert not read(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: %b\r\n\r\n" % value)[0].keep_alive
+    several = b"Connection: keep-alive\r\nConnection: %b\r\n" % value
+    assert not read(b"GET / HTTP/1.1\r\nHost: a\r\n" + several + b"\r\n")[0].keep_alive
 
 
 def test_an_offer_to_upgrade_is_not_taken_and_what_follows_is_left() -> None:
