@@ -151,7 +151,13 @@ def test_what_else_is_wrong_is_refused_all_the_same(body: bytes) -> None:
     assert isinstance(verdict(body), str)
 
 
-@pytest.mark.parametrize("body", [MARK + b"[]", MARK + MARK + b"{}", b"{}\0{}", b"{}\0,", b"\0{}", b"{}" + MARK])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(MARK + b"[]", MARK + MARK + b"{}", b"{}\0{}", b"{}\0,", b"\0{}", b"{}" + MARK),
+        *(b"{}" + blanks * 2 * STEP + b"7" for blanks in (b" ", b"\0")),
+    ],
+)
 def test_and_of_a_large_body_what_is_around_the_object(body: bytes) -> None:
     assert isinstance(verdict(body, 64), str)
     assert isinstance(verdict(body, STEP), str)

@@ -97,6 +97,11 @@ def test_what_is_no_object_stays_as_it_is(body: bytes) -> None:
     assert b"".join(at_once(spliced(body, "m"))) == body
 
 
+def test_a_small_body_that_is_no_json_stays_as_it_is() -> None:
+    for body in (b'{"model":"costly",}', b'{"model":"costly"', b'{"model":"costly"}}'):
+        assert renamed(body, "m") == body
+
+
 def test_a_large_body_that_names_very_many_models_is_refused() -> None:
     names = [b'"model":1'] * MOST
     assert json.loads(b"".join(at_once(spliced(b"{" + b",".join(names) + b"}", "m")))) == {"model": "m"}

@@ -66,6 +66,15 @@ def test_a_key_file_may_come_from_any_editor(tmp_path: Path, content: bytes) -> 
     assert Settings(api_key_file=path).keys() == ("sk-one", "sk-two")
 
 
+@pytest.mark.parametrize("around", ["\v", "\f", "\x1c", "\x85", "\xa0", "\u2028"])
+def test_what_no_key_may_hold_is_not_passed_over_beside_one(tmp_path: Path, around: str) -> None:
+    path = tmp_path / "keys"
+    for line in (around + "sk-one", "sk-one" + around, around):
+        path.write_bytes(f"sk-zero\n{line}\n".encode())
+        with pytest.raises(ConfigurationError, match=r"^line 2 of --api-key-file .* is no key"):
+            Settings(api_key_file=path).keys()
+
+
 @pytest.mark.parametrize("between", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\ufeff", "\x85# "])
 def test_only_a_line_feed_ends_a_line_of_a_key_file(tmp_path: Path, between: str) -> None:
     path = tmp_path / "keys"
