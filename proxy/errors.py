@@ -91,7 +91,7 @@ def forbidden(code: str, message: str) -> Refusal:
 
 
 def unauthorized() -> Refusal:
-    text = "A valid API key is needed: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
+    text = "A valid API key is needed: send it as 'Authorization: Bearer KEY', 'x-api-key: KEY' or 'api-key: KEY'."
     return Refusal(401, "invalid_api_key", text, "invalid_request_error", headers={"WWW-Authenticate": "Bearer"})
 
 

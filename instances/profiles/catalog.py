@@ -56,7 +56,7 @@ def _shipped() -> Any:
 
 def _read(path: Path) -> Profile:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigurationError(f"the engine profile {path} does not exist; check --engine") from None
     except (OSError, UnicodeDecodeError) as error:

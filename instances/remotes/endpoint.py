@@ -13,7 +13,7 @@ WITHOUT_HEALTH = frozenset({"api.openai.com", ANTHROPIC_HOST})  # what they woul
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
 PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is noticed, and to connect costs as much as 12 events
 KEEPALIVE = 30.0  # seconds for TLS: a middlebox may drop an idle connection without telling
-CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
 
 def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -> Upstream:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def keep(state_dir: Path, key: str, result: Calibration) -> None:
 
 def _read(path: Path) -> dict[str, Calibration]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Calibration])
+        return msgspec.json.decode(path.read_bytes().removeprefix(BOM_UTF8), type=dict[str, Calibration])
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.DecodeError) as error:  # cut off, or of another version of slotproxy

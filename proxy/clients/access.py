@@ -49,6 +49,10 @@ class Access:
     cors_origins: tuple[str, ...] = ()
     loopback: bool = True
     name: str = ""  # --host, if it is a name
+    _digests: tuple[bytes, ...] = field(init=False, repr=False, compare=False)  # of the keys
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_digests", tuple(map(_digest, self.keys)))
 
     def check_host(self, host: str | None, *, required: bool) -> None:
         """Raises Refusal unless the Host field is valid and means us; None: there is none."""
@@ -68,13 +72,17 @@ class Access:
             "origin_not_allowed", f"Pages of {origin[:100]!r} are not allowed here (--cors-origin allows them)."
         )
 
-    def check_key(self, authorization: str | None, api_key: str | None) -> None:
-        """Raises Refusal unless one of the keys was sent, or none is configured."""
+    def check_key(self, authorization: str | None, *api_keys: str | None) -> None:
+        """Raises Refusal unless one of the keys was sent in one of the fields, or none is configured. A field that says
+        something else beside it does no harm: SDKs send the credentials they have for other servers, too.
+        """
         if not self.keys:
             return
-        match = _BEARER.fullmatch(authorization.strip()) if authorization else None
-        given = match.group(1) if match else api_key
-        if given is None or not _matches(given, self.keys):
+        bearer = _BEARER.fullmatch(authorization.strip()) if authorization else None
+        found = False
+        for given in (bearer.group(1) if bearer else None, *api_keys):
+            found |= given is not None and _matches(given, self._digests)
+        if not found:
             raise unauthorized()
 
     def check_operator(self) -> None:
@@ -136,12 +144,12 @@ def _is_foreign(origin: str, host: str) -> bool:
     return not (own or is_loopback_name(host_name(authority)))
 
 
-def _matches(given: str, keys: Iterable[str]) -> bool:
-    """In constant time: digests are of one length, and every key is compared."""
+def _matches(given: str, digests: Iterable[bytes]) -> bool:
+    """In constant time: digests are of one length, and that of every key is compared."""
     digest = _digest(given)
     found = False
-    for key in keys:
-        found |= hmac.compare_digest(digest, _digest(key))
+    for each in digests:
+        found |= hmac.compare_digest(digest, each)
     return found
 
 

@@ -26,8 +26,8 @@ _DIGITS = 15  # of a body's length in such a head
 _LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (\d{1,%d})\r\n" % _DIGITS)
 _VERSIONS = {b"HTTP/1.1": True, b"HTTP/1.0": False}
 _READ_HERE = frozenset(
-    b"host origin authorization x-api-key x-request-id connection content-length transfer-encoding content-type "
-    b"content-encoding expect access-control-request-method access-control-request-headers".split()
+    b"host origin authorization x-api-key api-key x-request-id connection content-length transfer-encoding "
+    b"content-type content-encoding expect access-control-request-method access-control-request-headers".split()
 )
 _FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
 _NO_NAMES: frozenset[bytes] = frozenset()

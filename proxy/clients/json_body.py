@@ -2,12 +2,13 @@
 
 A small body is decoded whole, which tells whether it is JSON at all. Of a large one the skeleton is read in steps, and
 what it holds is counted in bulk: that tells the nesting, the length of numbers and the fields at the top. The engine
-judges the rest.
+judges the rest, and what many parsers take although JSON has no place for it: a byte order mark before the object, NUL
+bytes behind it, and in strings the escape of half a surrogate pair, which is what cutting an emoji leaves.
 """
 
 import re
 from array import array
-from codecs import getincrementaldecoder
+from codecs import BOM_UTF8, getincrementaldecoder
 from collections.abc import Generator, Iterator
 from itertools import accumulate
 from operator import countOf, indexOf
@@ -15,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from slotproxy.proxy.clients.json_skeleton import SOUGHT, Name, skeleton, spans
+from slotproxy.proxy.clients.json_skeleton import BLANKS, SOUGHT, Name, skeleton, spans
 from slotproxy.proxy.errors import Refusal, bad_request
 
 SMALL = 128 * 1024  # bytes of a body that is decoded whole
@@ -95,13 +96,21 @@ def text(body: bytes, *, step: int = TEXT_STEP) -> Steps[Wanted]:
 
 
 def scanned(body: bytes, *, step: int = STEP) -> Steps[Wanted]:
-    """The same of a large body, found in its skeleton. A body that is not JSON may be refused or passed on. `step`: at least 64.
+    """The same of a large body, found in its skeleton. A body that is not JSON may be refused or passed on.
+
+    `step`: at least 64.
     """
     facts = _Facts()
+    first = after_mark(body)
     for start, end in spans(body, step):
-        facts.add(skeleton(body[start:end], _STREAM))
+        facts.add(skeleton(body[max(start, first) : end], _STREAM))
         yield
     return facts.concluded()
+
+
+def after_mark(body: bytes) -> int:
+    """Where the text begins: behind the byte order mark, if there is one."""
+    return len(BOM_UTF8) if body.startswith(BOM_UTF8) else 0
 
 
 def _decoded(body: bytes) -> Wanted:
@@ -110,12 +119,26 @@ def _decoded(body: bytes) -> Wanted:
     except msgspec.ValidationError:
         raise _no_object() from None
     except msgspec.DecodeError as error:
-        raise _no_json(str(error)) from None
+        strict = plain(body)
+        if strict == body:
+            raise _no_json(str(error)) from None
     except RecursionError:  # whoever calls is deep down already
         raise _too_deep() from None
+    return _decoded(strict)
+
+
+def plain(body: bytes) -> bytes:
+    """`body` without what the engine may judge, for looking only: each byte that stays is where it was.
+
+    \\ud800 to \\udfff become other characters. So do letters next to them, and text that only looks like an escape. It
+    makes no difference: a string ends where it ended, and none becomes the name of a field that is looked for.
+    """
+    body = body.rstrip(BLANKS + b"\0").replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\ue")
+    return b" " * (first := after_mark(body)) + body[first:]
 
 
 _STREAM = Name("stream")
+_NUL = b"\0"
 _MEMBER = b"="  # stands for the name sought and its colon
 _CHANGES = bytes.maketrans(b"[{]}" + _MEMBER, bytes((1, 1, 0xFF, 0xFF, 0)))  # of the depth, as signed bytes
 _UNCHANGED = bytes(byte for byte in range(256) if byte not in b"[{]}" + _MEMBER)
@@ -142,11 +165,14 @@ class _Facts:
         if not piece:
             return
         if self._is_over:
-            raise _no_json("something follows the object")
+            if piece.strip(_NUL):
+                raise _no_json("something follows the object")
+            return
         if not self._depth and not piece.startswith(b"{"):
             raise _no_object()
         piece = self._word + piece
-        _refuse_long_words(piece)
+        text = piece.rstrip(_NUL)
+        _refuse_long_words(text if text.endswith(b"}") else piece)  # any number of them may follow the object
         words = piece.rstrip(_IN_WORDS)
         self._word = piece[len(words) :]
         if words:
@@ -176,7 +202,7 @@ class _Facts:
             self._find(words, changes)
         if lowest <= 0 and 0 in (depths := list(accumulate(changes, initial=self._depth))[1:]):
             self._is_over = True
-            if depths.index(0) < len(depths) - 1 or self._word or not words.endswith(b"}"):
+            if depths.index(0) < len(depths) - 1 or self._word.strip(_NUL) or not words.endswith(b"}"):
                 raise _no_json("something follows the object")
 
     def _find(self, words: bytes, changes: "array[int]") -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from slotproxy.proxy.clients.json_body import SMALL, Steps, at_once
+from slotproxy.proxy.clients.json_body import SMALL, Steps, after_mark, at_once, plain
 from slotproxy.proxy.clients.json_skeleton import Name, skeleton, spans
 from slotproxy.proxy.errors import bad_request
 
@@ -24,8 +24,13 @@ _OPENING, _CLOSING = b"[{", b"]}"
 _decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+def takes_long(body: bytes) -> bool:
+    """Whether `renamed_pieces` of it are better taken with pauses."""
+    return len(body) > SMALL or (len(body) > STEP and plain(body) != body)
+
+
 def renamed(body: bytes, model: str) -> bytes:
-    """`body` with `model` as the model it names, all else as it was; unchanged where it is no JSON object. Raises
+    """`body` with `model` as the model it names, all else as it was; unchanged where it is no object. Raises
     Refusal if it names too many.
     """
     return b"".join(at_once(renamed_pieces(body, model)))
@@ -38,7 +43,9 @@ def renamed_pieces(body: bytes, model: str) -> Steps[list[bytes | memoryview]]:
     try:
         members = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return [body]
+        if plain(body) == body:
+            return [body]
+        return (yield from spliced(body, model))  # engines may be less strict than this decoder
     except RecursionError:  # not for this way of reading
         return (yield from spliced(body, model))
     members["model"] = msgspec.Raw(msgspec.json.encode(model))
@@ -48,8 +55,9 @@ def renamed_pieces(body: bytes, model: str) -> Steps[list[bytes | memoryview]]:
 def spliced(body: bytes, model: str, *, step: int = STEP) -> Steps[list[bytes | memoryview]]:
     """The same of a large body. `step`: at least 64."""
     members = _Members()
+    first = after_mark(body)
     for start, end in spans(body, step):
-        piece = skeleton(body[start:end])
+        piece = skeleton(body[max(start, first) : end])
         if piece:
             if not members.opening and not piece.startswith(b"{"):
                 return [body]

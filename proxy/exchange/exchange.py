@@ -23,7 +23,7 @@ from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import access_logger, log_access
 from slotproxy.proxy.accounts.meter import usage_of
 from slotproxy.proxy.accounts.outcome import Outcome
-from slotproxy.proxy.clients import bodies, json_body, json_renaming
+from slotproxy.proxy.clients import bodies, json_renaming
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.clients.json_body import Steps
@@ -232,8 +232,8 @@ class Exchange(Answer):
         return lease
 
     def _has_to_be_rewritten(self, upstream: Upstream) -> bool:
-        """Whether its body names another model than `upstream` knows, and is too large to be changed at once."""
-        return upstream.model is not None and len(self._body) > json_body.SMALL
+        """Whether its body names another model than `upstream` knows, and cannot be changed at once."""
+        return upstream.model is not None and json_renaming.takes_long(self._body)
 
     def _body_for(self, upstream: Upstream) -> bytes:
         return self._body if upstream.model is None else json_renaming.renamed(self._body, upstream.model)

@@ -88,7 +88,7 @@ class Gate:
             if method == "OPTIONS" and b"access-control-request-method" in named:
                 return PREFLIGHT
         if access.keys and path not in OPEN_PATHS:
-            access.check_key(head.text(b"authorization"), head.text(b"x-api-key"))
+            access.check_key(head.text(b"authorization"), head.text(b"x-api-key"), head.text(b"api-key"))
         if is_own(path) and (path != MODELS or method not in ("GET", "HEAD") or not self._only_upstreams()):
             if needs_operator(method, path):
                 access.check_operator()

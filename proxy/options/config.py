@@ -6,6 +6,7 @@ else. The command line, the `SLOTPROXY_` variables, the keys of the file (`sourc
 """
 
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,8 @@ from slotproxy.proxy.options.values import (
 
 DEMO = "demo"
 EIGHTY_PERCENT = MemoryLimit(percent=80)
-_COMMENT = re.compile(r"(?:^|\s)#")
+_COMMENT = re.compile(r"(?:^|[ \t])#")
+_BLANKS = " \t\r"  # around a key; some editors end lines with CRLF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +213,8 @@ class Settings:
         many = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if many.warning is not None:
             yield f"--instances {many.requested} is more than --max-instances {self.max_instances}: all are started"
+        if self.api_key_file is not None and _is_open_to_all(self.api_key_file):
+            yield f"--api-key-file {self.api_key_file} can be read by every user of this machine: chmod 600 helps"
 
     def supply(self, model: Path | None) -> SupplySettings:
         """What the supply side is told. `model`: where the model was found; None: no local instances."""
@@ -234,19 +238,26 @@ class Settings:
 
 def _keys_in(path: Path) -> tuple[str, ...]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # nothing else ends a line
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(f"--api-key-file {path} cannot be read: {reason}") from None
     keys = []
     for position, line in enumerate(lines, start=1):
         try:
-            keys += [KEY.read(key) for key in [_COMMENT.split(line, maxsplit=1)[0].strip()] if key]
+            keys += [KEY.read(key) for key in [_COMMENT.split(line, maxsplit=1)[0].strip(_BLANKS)] if key]
         except ValueError as error:
             raise ConfigurationError(f"line {position} of --api-key-file {path} is no key: it {error}") from None
     if not keys:  # an empty file would mean a server that is open to everybody
         raise ConfigurationError(f"--api-key-file {path} holds no key: write one per line")
     return tuple(keys)
+
+
+def _is_open_to_all(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False  # whoever reads the keys says so
 
 
 if __name__ == "__main__":

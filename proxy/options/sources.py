@@ -102,7 +102,7 @@ def _file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) 
 
 def _read_toml(path: Path, token: Token) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{token.keyword} {path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -171,6 +171,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             kind: Kind = Kind.INSTANCE,
             slotless: frozenset[str] = frozenset(),
             observed: bool = False,
+            model: str | None = None,
         ) -> Stack:
             upstreams = []
             for number, script in enumerate(scripts):
@@ -184,6 +185,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                         write_stall=write_stall,
                         slotless=slotless,
                         observed=observed,
+                        model=model,
                     )
                 )
             leases = Leases(Pool(queue))

@@ -71,6 +71,13 @@ def test_a_window_that_is_switched_off_does_not_count(tmp_path: Path) -> None:
     assert (on.shape.window, off.shape.window) == (128, None)
 
 
+def test_a_config_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    plain = facts(tmp_path, QWEN3)
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path) == plain is not None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\xff", "[" * 100_000])
 def test_what_is_no_config_is_left_to_the_engine(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.json"

@@ -59,6 +59,8 @@ def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path
     path.write_text(MINIMAL)
     profile = catalog.load(str(path))
     assert (profile.name, profile.ctx, profile.ready.path, profile.http.keepalive) == ("mine", 4096, "/health", 0.0)
+    path.write_text(MINIMAL, encoding="utf-8-sig")
+    assert catalog.load(str(path)) == profile
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def test_a_key_is_sent_as_its_host_takes_it_unless_the_user_knows_better(
 
 def test_a_key_of_ours_replaces_every_key_of_the_client() -> None:
     ours = upstream_of("u0", UpstreamSpec(url="https://api.anthropic.com", key_env="KEY"), KEY)
-    assert {b"authorization", b"x-api-key"} <= ours.drop_headers
+    assert {b"authorization", b"x-api-key", b"api-key"} <= ours.drop_headers
     theirs = upstream_of("u0", UpstreamSpec(url="https://api.anthropic.com"), {})
-    assert not {b"authorization", b"x-api-key"} & theirs.drop_headers
+    assert not {b"authorization", b"x-api-key", b"api-key"} & theirs.drop_headers
 
 
 def test_only_anthropic_is_told_a_version_and_only_if_the_client_tells_none() -> None:

@@ -44,6 +44,13 @@ def test_a_result_is_found_again_under_its_fingerprint_only(tmp_path: Path) -> N
     assert calibration.load(tmp_path, "c") is None
 
 
+def test_an_editor_may_have_put_a_byte_order_mark_before_the_results(tmp_path: Path) -> None:
+    calibration.keep(tmp_path, "a", RESULT)
+    path = tmp_path / calibration.FILE
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert calibration.load(tmp_path, "a") == RESULT
+
+
 def replaced(**changes: Any) -> Calibration:
     return Calibration(**({name: getattr(RESULT, name) for name in RESULT.__struct_fields__} | changes))
 

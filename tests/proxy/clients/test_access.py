@@ -9,19 +9,27 @@ KEYED = Access(keys=("one", "two"))
 
 @pytest.mark.parametrize(
     ("authorization", "api_key"),
-    [("Bearer one", None), ("bearer   two", None), (None, "two"), ("Basic abc", "one")],
+    [
+        *(("Bearer one", None), ("bearer   two", None), (None, "two"), ("Basic abc", "one")),
+        *(("Bearer three", "one"), ("Bearer two", "three"), ("Bearer one", "two")),
+    ],
 )
 def test_any_of_the_keys_opens(authorization: str | None, api_key: str | None) -> None:
     KEYED.check_key(authorization, api_key)
+    KEYED.check_key(authorization, "three", api_key)
+    KEYED.check_key(authorization, api_key, "three")
 
 
 @pytest.mark.parametrize(
     ("authorization", "api_key"),
-    [(None, None), ("Bearer three", None), ("Bearer", None), ("one", None), ("Bearer three", "one"), (None, "ONE")],
+    [
+        *((None, None), ("Bearer three", None), ("Bearer", None), ("one", None), (None, "ONE"), (None, "")),
+        *(("Bearer three", "four"), ("Basic one", None)),
+    ],
 )
 def test_nothing_else_does(authorization: str | None, api_key: str | None) -> None:
     with pytest.raises(Refusal) as caught:
-        KEYED.check_key(authorization, api_key)
+        KEYED.check_key(authorization, api_key, None)
     assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
     assert caught.value.headers["WWW-Authenticate"] == "Bearer"
 

@@ -94,10 +94,77 @@ def test_whatever_comes_is_refused_or_passes_and_the_size_of_a_step_does_not_mat
 @given(ANYTHING, STEPS)
 def test_a_small_body_that_is_no_json_is_always_refused(body: bytes, step: int) -> None:
     try:
-        json.loads(body)
+        json.loads(body.rstrip(b"\0 \t\r\n"))  # NUL bytes behind an object are the engine's to judge
         assume(False)
     except ValueError:
         assert isinstance(verdict(body), str)
+
+
+MARK = b"\xef\xbb\xbf"
+TRAILING = st.text("\0\0 \n", max_size=4).map(str.encode) | st.sampled_from((b"\0" * 64, b"\0" * 70_000))
+
+
+@given(TEXTS | VALUES.map(str.encode), st.booleans(), TRAILING, STEPS)
+def test_a_byte_order_mark_before_and_nul_bytes_behind_make_no_difference(
+    body: bytes, marked: bool, after: bytes, step: int
+) -> None:
+    wrong = faults(parsed(body))
+    around = MARK * marked + body + after
+    for plain, found in (
+        (verdict(body), verdict(around)),
+        (verdict(body, step), verdict(around, step)),
+        (verdict(body, STEP), verdict(around, STEP)),
+    ):
+        assert found == plain or {found, plain} <= wrong
+
+
+@given(
+    TEXTS,
+    st.lists(st.sampled_from(("\\ud83d", "\\uDFFF", "\\udc00\\ud800", '\\\\\\"\\uD800')), min_size=1),
+    st.booleans(),
+    STEPS,
+)
+def test_half_a_surrogate_pair_makes_no_difference(body: bytes, halves: list[str], in_name: bool, step: int) -> None:
+    cut = '"' + "x".join(halves) + '"'
+    member = f'{cut}:"\\ud83d\\ude00"' if in_name else f'"cut":[{cut}]'
+    json.loads("{" + member + "}")
+    inside = body.lstrip()[1:]
+    with_cut = ("{" + member + ("" if inside.lstrip().startswith(b"}") else ",")).encode() + inside
+    without = b'{"cut":[""]' + (b"" if inside.lstrip().startswith(b"}") else b",") + inside
+    wrong = faults(parsed(body))
+    for found, plain in ((verdict(with_cut), verdict(without)), (verdict(with_cut, step), verdict(without, step))):
+        assert found == plain or {found, plain} <= wrong
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(MARK, MARK + MARK + b"{}", b" " + MARK + b"{}", b"{}" + MARK, MARK + b"[]", MARK + b"{", b"\0{}", b"{}\0{}"),
+        *(b"{\0}\0", b"{}\0,", b"\0", b'{"a":"\\ud83d"', b'{"a":"\\ud83d"}]', b'{"a":"\\ud83d",}', b'{"a":"\\ud83"}'),
+        *(b'{"a":"\\ud83d",\\ud83d}', b'{"a":"\\ud83d","b":NaN}', b'{"a":"\xed\xa0\xbd"}', b'{"a":"\\ud83d\xff"}'),
+        b'{"a":"\\ud83d","stream":true,"stream":false}',
+        b'{"a":"\\ud83d","b":' + b"[" * 500 + b"]" * 500 + b"}",
+        b'{"a":"\\ud83d","b":' + b"1" * 401 + b"}\0",
+    ],
+)
+def test_what_else_is_wrong_is_refused_all_the_same(body: bytes) -> None:
+    assert isinstance(verdict(body), str)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(MARK + b"[]", MARK + MARK + b"{}", b"{}\0{}", b"{}\0,", b"\0{}", b"{}" + MARK),
+        *(b"{}" + blanks * 2 * STEP + b"7" for blanks in (b" ", b"\0")),
+    ],
+)
+def test_and_of_a_large_body_what_is_around_the_object(body: bytes) -> None:
+    assert isinstance(verdict(body, 64), str)
+    assert isinstance(verdict(body, STEP), str)
+
+
+def test_a_mistake_behind_a_byte_order_mark_is_told_by_its_place_in_the_body_as_it_came() -> None:
+    assert verdict(MARK + b'{"a":NaN}') == f"{NOT_JSON}JSON is malformed: invalid character (byte 8)."
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode), st.binary(max_size=6), st.integers(1, 70))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.clients.json_body import at_once
-from slotproxy.proxy.clients.json_renaming import MOST, renamed, renamed_pieces, spliced
+from slotproxy.proxy.clients.json_body import SMALL, at_once
+from slotproxy.proxy.clients.json_renaming import MOST, STEP, renamed, renamed_pieces, spliced, takes_long
 from slotproxy.proxy.errors import Refusal
 from tests.proxy.clients.json_texts import ANYTHING, TEXTS, VALUES, Pairs, counted, parsed
 
@@ -75,10 +75,31 @@ def test_which_members_are_found(body: bytes, changed: bytes) -> None:
     assert b"".join(at_once(spliced(body, "m", step=64))) == changed
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\xef\xbb\xbf{"model":"costly","a":1}',
+        b'\xef\xbb\xbf {"a":1}',
+        b'{"model":"costly","a":"\\ud83d"}',
+        b'{"a":"\\udc00"}',
+        b'{"model":"costly"}\0\0',
+    ],
+)
+def test_what_only_the_engine_judges_does_not_keep_the_model_from_being_named(body: bytes) -> None:
+    expected = body.replace(b'"costly"', b'"m"') if b"model" in body else body.replace(b"{", b'{"model":"m",')
+    assert renamed(body, "m") == expected
+    assert b"".join(at_once(spliced(body, "m"))) == expected
+
+
 @pytest.mark.parametrize("body", [b"", b" ", b"[1]", b'"text"', b"{broken", b"\x1f\x8b compressed", b'[{"model":1}]'])
 def test_what_is_no_object_stays_as_it_is(body: bytes) -> None:
     assert renamed(body, "m") == body
     assert b"".join(at_once(spliced(body, "m"))) == body
+
+
+def test_a_small_body_that_is_no_json_stays_as_it_is() -> None:
+    for body in (b'{"model":"costly",}', b'{"model":"costly"', b'{"model":"costly"}}'):
+        assert renamed(body, "m") == body
 
 
 def test_a_large_body_that_names_very_many_models_is_refused() -> None:
@@ -94,6 +115,19 @@ def test_a_large_body_that_names_very_many_models_is_refused() -> None:
 )
 def test_a_body_nested_too_deeply_to_be_taken_apart_names_the_other_model_all_the_same(body: bytes) -> None:
     assert renamed(body, "m") == body.replace(b'"model":1', b'"model":"m"')
+
+
+def test_what_is_read_token_by_token_is_read_with_pauses() -> None:
+    def body(before: bytes, size: int) -> bytes:
+        return before + b'{"model":[%b0]}' % (b"[]," * (size // 3))
+
+    assert not takes_long(body(b"", SMALL - 100))
+    assert takes_long(body(b"", SMALL))
+    assert not takes_long(body(b"\xef\xbb\xbf", STEP - 100))
+    assert takes_long(body(b"\xef\xbb\xbf", STEP))
+    pieces, pauses = counted(renamed_pieces(body(b"\xef\xbb\xbf", SMALL - 100), "m"))
+    assert b"".join(pieces) == b'\xef\xbb\xbf{"model":"m"}'
+    assert pauses >= SMALL // STEP - 1
 
 
 def test_a_large_body_is_neither_copied_nor_read_without_pauses() -> None:

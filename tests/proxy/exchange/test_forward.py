@@ -563,6 +563,16 @@ async def test_keys_are_checked_and_not_passed_on(stack: MakeStack) -> None:
     assert status(await proxy.ask(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")) == 200
 
 
+@pytest.mark.parametrize("model", [None, "theirs"])
+async def test_json_that_only_the_engine_judges_reaches_it_as_it_came(stack: MakeStack, model: str | None) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, model=model)
+    for filler in (b"", b"x" * 10_000, b"x" * 200_000):
+        body = b'\xef\xbb\xbf{"model":"ours","messages":["Hi \\ud83d there%b"]}\0' % filler
+        assert status(await proxy.ask(post(body))) == 200
+        assert engine.bodies.pop() == (body if model is None else body.replace(b"ours", b"theirs"))
+
+
 LIMITED = b'{"error":{"type":"requests","code":"rate_limit_exceeded"}}'
 REFUSED = (
     b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nContent-Type: application/json\r\n"

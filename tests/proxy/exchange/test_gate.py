@@ -59,6 +59,15 @@ def test_who_has_no_key_gets_nothing_but_health_and_readiness() -> None:
     assert status(keyed, head(b"GET /metrics")) == 401
     assert status(keyed, head(b"POST /v1/x")) == 401
     assert keyed.way(head(b"POST /v1/x", b"Host: a.example\r\nx-api-key: k\r\n")) is Way.ENGINE
+    assert keyed.way(head(b"POST /v1/x", b"Host: a.example\r\nAPI-Key: k\r\n")) is Way.ENGINE
+
+
+@pytest.mark.parametrize("right", [b"Authorization: Bearer k", b"x-api-key: k", b"api-key: k"])
+def test_credentials_for_somebody_else_beside_the_right_one_do_no_harm(right: bytes) -> None:
+    for foreign in (b"Authorization: Bearer other", b"x-api-key: other", b"api-key: other"):
+        if foreign.split(b":")[0] != right.split(b":")[0]:
+            assert gate(KEYED).way(head(b"POST /v1/x", b"Host: a\r\n%b\r\n%b\r\n" % (foreign, right))) is Way.ENGINE
+            assert status(gate(KEYED), head(b"POST /v1/x", b"Host: a\r\n%b\r\n" % foreign)) == 401
 
 
 def test_what_changes_something_needs_a_key_or_this_machine() -> None:

@@ -52,6 +52,49 @@ def test_keys_of_the_option_and_of_the_file_are_put_together(tmp_path: Path) -> 
     assert settings.keys() == ("sk-zero", "sk-one", "sk-two", "sk-with#inside")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfsk-one\nsk-two\n",
+        b"sk-one\r\nsk-two\r\n",
+        b"\xef\xbb\xbf# ours\r\n\tsk-one\t# of the laptop\r\n\r\nsk-two",
+    ],
+)
+def test_a_key_file_may_come_from_any_editor(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(content)
+    assert Settings(api_key_file=path).keys() == ("sk-one", "sk-two")
+
+
+@pytest.mark.parametrize("around", ["\v", "\f", "\x1c", "\x85", "\xa0", "\u2028"])
+def test_what_no_key_may_hold_is_not_passed_over_beside_one(tmp_path: Path, around: str) -> None:
+    path = tmp_path / "keys"
+    for line in (around + "sk-one", "sk-one" + around, around):
+        path.write_bytes(f"sk-zero\n{line}\n".encode())
+        with pytest.raises(ConfigurationError, match=r"^line 2 of --api-key-file .* is no key"):
+            Settings(api_key_file=path).keys()
+
+
+@pytest.mark.parametrize("between", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\ufeff", "\x85# "])
+def test_only_a_line_feed_ends_a_line_of_a_key_file(tmp_path: Path, between: str) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(f"sk-zero\nsk-one{between}sk-two\n".encode())
+    with pytest.raises(ConfigurationError, match=r"^line 2 of --api-key-file .* is no key"):
+        Settings(api_key_file=path).keys()
+
+
+def test_a_key_file_that_every_user_can_read_is_warned_about(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-one\n")
+    path.chmod(0o644)
+    warning = f"--api-key-file {path} can be read by every user of this machine: chmod 600 helps"
+    assert [*Settings(api_key_file=path).warnings()] == [warning]
+    for private in (0o600, 0o640, 0o643):
+        path.chmod(private)
+        assert [*Settings(api_key_file=path).warnings()] == []
+    assert [*Settings(api_key_file=tmp_path / "none").warnings()] == []
+
+
 def test_a_key_file_without_a_key_does_not_mean_an_open_server(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# sk-one\n")

@@ -117,6 +117,11 @@ def test_paths_of_tls_and_keys_are_read(tmp_path: Path) -> None:
     assert (settings.keys(), settings.tls_cert, settings.tls_key) == (("sk-1",), Path("c.pem"), Path("k.pem"))
 
 
+def test_the_file_may_begin_with_a_byte_order_mark(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfport = 9\r\n")
+    assert load(["--config", str(file)], {}).port == 9
+
+
 def test_numbers_and_lists_may_stand_in_the_file_as_such(file: Path) -> None:
     file.write_text('port = 9\nqueue-timeout = 0.5\nupstream = ["http://a", "http://b"]\nengine-args = ["-t", 4, ""]\n')
     settings = load(["--config", str(file)], {})
