@@ -10,6 +10,8 @@ from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.upstream import Upstream
 
 PATH = "/health"
+LOOP_DETECTED = 508  # what a slotproxy answers to a request that has passed through it before
+_LOOP = "its requests come back to a proxy that sent them: it is part of a loop"
 Models = tuple[Mapping[str, Any], ...]
 
 
@@ -42,8 +44,10 @@ async def examine(probe: Probe, upstream: Upstream) -> Health:
     """Healthy is who says so at /health, or where there is none who lists models."""
     answer = None if upstream.host in WITHOUT_HEALTH else await probe.ask(upstream, PATH)
     if answer is not None and answer.status >= 500:
-        return _unhealthy(f"{PATH} answers {answer.status}")
+        return _unhealthy(_LOOP if answer.status == LOOP_DETECTED else f"{PATH} answers {answer.status}")
     listing = await probe.ask(upstream, MODELS)
+    if listing is not None and listing.status == LOOP_DETECTED:
+        return _unhealthy(_LOOP)
     if listing is not None and listing.status in {401, 403}:
         return _unhealthy(_about_key(upstream, listing.status))
     if listing is not None and listing.status < 300:
@@ -54,7 +58,8 @@ async def examine(probe: Probe, upstream: Upstream) -> Health:
         return HEALTHY
     if answer is None and listing is None:
         return await _unanswered(probe, upstream)
-    return _unhealthy(f"neither {PATH} nor {MODELS} answers with success")
+    paths = (upstream.target(path.encode()).decode() for path in (PATH, MODELS))
+    return _unhealthy(f"neither {' nor '.join(paths)} answers with success")
 
 
 def _unhealthy(trouble: str) -> Health:

@@ -68,6 +68,19 @@ async def test_a_key_is_asked_for_where_none_was_given_and_named_refused_where_o
     assert (await examined(answers, keyed)).trouble == f"it refuses the API key ({status})"
 
 
+@pytest.mark.parametrize(("at_health", "at_models"), [(508, 200), (200, 508)])
+async def test_one_that_leads_back_to_a_proxy_is_said_to(at_health: int, at_models: int) -> None:
+    found = await examined(Answers({"/health": at_health, "/v1/models": at_models}))
+    assert found.condition is Condition.UNHEALTHY
+    assert found.trouble == "its requests come back to a proxy that sent them: it is part of a loop"
+
+
+async def test_pages_are_named_as_they_were_asked_for() -> None:
+    versioned = Upstream(instance="u0", host="h", port=80, base_path="/api/v4", replaces_v1=True)
+    found = await examined(Answers({"/health": 404, "/v1/models": 404}), versioned)
+    assert found.trouble == "neither /api/v4/health nor /api/v4/models answers with success"
+
+
 async def test_a_certificate_that_is_not_trusted_is_no_silence() -> None:
     answers = Answers({"/health": None, "/v1/models": None}, certificate="self-signed certificate")
     secured = Upstream(instance="u0", host="10.0.0.5", port=443, tls=True)
