@@ -11,7 +11,6 @@ from slotproxy.instances.upstream import Upstream
 
 PATH = "/health"
 LOOP_DETECTED = 508  # what a slotproxy answers to a request that has passed through it before
-_LOOP = "its requests come back to a proxy that sent them: it is part of a loop"
 Models = tuple[Mapping[str, Any], ...]
 
 
@@ -43,17 +42,15 @@ async def glance(probe: Probe, upstream: Upstream) -> Health:
 async def examine(probe: Probe, upstream: Upstream) -> Health:
     """Healthy is who says so at /health, or where there is none who lists models."""
     answer = None if upstream.host in WITHOUT_HEALTH else await probe.ask(upstream, PATH)
-    if answer is not None and answer.status >= 500:
-        return _unhealthy(_LOOP if answer.status == LOOP_DETECTED else f"{PATH} answers {answer.status}")
+    if answer is not None and answer.status >= 500 and answer.status != LOOP_DETECTED:
+        return _unhealthy(f"{PATH} answers {answer.status}")
     listing = await probe.ask(upstream, MODELS)
-    if listing is not None and listing.status == LOOP_DETECTED:
-        return _unhealthy(_LOOP)
     if listing is not None and listing.status in {401, 403}:
         return _unhealthy(_about_key(upstream, listing.status))
     if listing is not None and listing.status < 300:
         return _listed(listing.document())
-    if listing is not None and listing.status == 429:
-        return HEALTHY  # it lives, and how much it is asked is not decided by looks at it
+    if listing is not None and listing.status in {429, LOOP_DETECTED}:
+        return HEALTHY  # it lives, and how much it is asked is not decided by looks at it; who asks is told of a loop
     if answer is not None and answer.status < 300:
         return HEALTHY
     if answer is None and listing is None:

@@ -292,17 +292,27 @@ def test_an_upstream_that_is_the_proxy_itself_is_refused_at_the_start(start_prox
 async def test_a_request_that_proxies_send_round_in_a_loop_is_refused(
     start_proxy: StartProxy, tmp_path: Path, length: int
 ) -> None:
-    ports = [free_port() for _ in range(length)]
+    ports, proxies = [free_port() for _ in range(length)], []
     for number, port in enumerate(ports):
         folder = tmp_path / str(number)
         folder.mkdir()
         next_one = f"http://127.0.0.1:{ports[(number + 1) % length]},slots=4"
-        start_proxy("--port", str(port), "--upstream", next_one, "--queue-timeout", "1s", folder=folder)
+        proxies.append(start_proxy("--port", str(port), "--upstream", next_one, folder=folder))
+    for proxy in proxies:
+        await ready(proxy)
+    for port in ports:
+        answer = await post(port, chat())
+        assert (answer.status, answer.code, answer.head["x-should-retry"]) == (508, "loop_detected", "false")
+    for port in ports:
+        assert await metric(port, 'slotproxy_requests_total{code="508",route="/v1/chat/completions"}') <= 2 * length
 
-    async def refused() -> bool:
-        with contextlib.suppress(OSError):
-            answer = await post(ports[0], chat())
-            return (answer.status, answer.code) == (508, "loop_detected")
-        return False
 
-    await eventually(refused, 30)
+async def test_a_request_that_comes_back_by_way_of_what_is_no_proxy_of_ours_is_refused(
+    start_proxy: StartProxy, api: CloudApi
+) -> None:
+    port = await ready(start_proxy("--upstream", f"{api.url},key-env=THE_KEY", env=ENV))
+    assert (await post(port, chat())).status == 200
+    passed = api.asked[0].headers["x-slotproxy-via"]
+    assert (await post(port, chat(), {"X-Slotproxy-Via": f"another, {passed}, a-third"})).status == 508
+    assert (await post(port, chat(), {"X-Slotproxy-Via": "another"})).status == 200
+    assert [asked.headers["x-slotproxy-via"] for asked in api.asked] == [passed, f"another, {passed}"]
