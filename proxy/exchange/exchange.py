@@ -315,7 +315,6 @@ class Exchange(Answer):
         else:
             assert upstream is not None
             self._attempts = self._attempts.failed_on(upstream, sent=self._engine_has_it)
-            self._engine_has_it = False
             self._after(failure, upstream)
 
     def _tell_supply(self, failure: Failure | None) -> Failure | None:
@@ -348,7 +347,7 @@ class Exchange(Answer):
         elif self.refusal is not None and not self.begun and not final:
             self._give_refusal()
         else:
-            self._end_with(_refusal(failure, sent=self._had_the_prompt))
+            self._end_with(_refusal(failure, sent=attempts.sent > 0))
 
     def _refused_a_slot(self, refusal: errors.Refusal) -> None:
         """None is to be had for another try, or for the first."""
@@ -460,11 +459,6 @@ class Exchange(Answer):
         """Whether all of it is here, and something is being done about it."""
         return self._upstream is not None or self._task is not None
 
-    @property
-    def _had_the_prompt(self) -> bool:
-        """Whether any engine had."""
-        return self._engine_has_it or self._attempts.sent > 0
-
     # deadlines
 
     def check_deadlines(self, now: float, limits: "Limits") -> None:
@@ -484,7 +478,7 @@ class Exchange(Answer):
         elif self._task is not None:
             self._stop_waiting()
             self._hand_back()
-            self._refused_a_slot(_refusal(failure, sent=self._had_the_prompt))
+            self._refused_a_slot(_refusal(failure, sent=self._attempts.sent > 0))
 
 
 async def _in_steps(steps: Steps[T]) -> T:
