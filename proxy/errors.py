@@ -161,6 +161,11 @@ def upstream_timeout(reason: str) -> Refusal:
     return Refusal(504, "upstream_timeout", text, headers={"x-should-retry": "false"})
 
 
+def loop_detected() -> Refusal:
+    text = "This request has passed through this proxy before: an --upstream of it leads back here."
+    return Refusal(508, "loop_detected", text, headers={"x-should-retry": "false"})
+
+
 def crowded() -> Refusal:
     text = "Too many connections are open. Try again later."
     return Refusal(503, "too_many_connections", text, headers=retry_after(5), close=True)

@@ -18,7 +18,7 @@ HOP_BY_HOP = frozenset(
 )
 NOT_TO_ENGINE = HOP_BY_HOP | frozenset(
     # accept-encoding: an engine that compressed would hide the token counts from the meter, and loopback gains nothing
-    b"host content-length expect accept-encoding x-request-id x-slotproxy-priority".split()
+    b"host content-length expect accept-encoding x-request-id x-slotproxy-priority x-slotproxy-via".split()
 )
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})  # OpenAI's, Anthropic's, Azure's
 NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms".split())

@@ -17,7 +17,7 @@ from time import monotonic
 
 from aiohttp import web
 
-from slotproxy.instances.errors import InstanceError
+from slotproxy.instances.errors import ConfigurationError, InstanceError
 from slotproxy.instances.models import demo
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
@@ -28,7 +28,7 @@ from slotproxy.proxy.accounts.logs import set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.clients.listening import announce, is_loopback, listen, room_for_clients, tls_of
+from slotproxy.proxy.clients.listening import announce, is_loopback, leads_to, listen, room_for_clients, tls_of
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
@@ -79,6 +79,7 @@ class Server:
         """Serve until a signal. Raises StartupError, ConfigurationError when it cannot."""
         tls = tls_of(self._settings)
         with self._handled_signals():
+            await self._check_upstreams(self._settings)
             await self._supervisor.prepare()
             async with served(self._pages()) as pages:
                 forwarder = self._forwarding(pages)
@@ -104,6 +105,12 @@ class Server:
                 await self._stop(front, forwarder)
             finally:
                 ticker.cancel()
+
+    async def _check_upstreams(self, settings: Settings) -> None:
+        """Raises ConfigurationError if one of them is this proxy itself."""
+        for spec in settings.upstream:
+            if await asyncio.to_thread(leads_to, spec.url, self._listening):
+                raise ConfigurationError(f"--upstream {spec.url} is this proxy itself: name the server behind it")
 
     def _access(self, settings: Settings) -> Access:
         """Reads the file of keys. Raises ConfigurationError."""
@@ -175,6 +182,7 @@ class Server:
         before, wanted = self._settings, settings
         settings = reload.possible(before, wanted)
         access, limits, tls = self._access(settings), _limits(settings), tls_of(settings)
+        await self._check_upstreams(settings)
         await self._supervisor.reconfigure(settings.supply(model))
         self._settings = settings
         set_up(settings.log_format, settings.log_level)

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import Api, UpstreamSpec
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import THIS_PROXY, Upstream
 
 MODELS = "/v1/models"
 ANTHROPIC_HOST = "api.anthropic.com"
@@ -13,6 +13,7 @@ WITHOUT_HEALTH = frozenset({"api.openai.com", ANTHROPIC_HOST})  # what they woul
 ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must name one; clients' own SDKs do
 PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is noticed, and to connect costs as much as 12 events
 KEEPALIVE = 30.0  # seconds for TLS: a middlebox may drop an idle connection without telling
+ANSWERS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")  # paths of requests
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
 
@@ -25,6 +26,10 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         port = 0
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or parts.username or parts.query:
         raise ConfigurationError(f"--upstream {spec.url} is no URL such as http://10.0.0.5:8080 or https://host/path")
+    path = parts.path.rstrip("/")
+    if (answer := next((answer for answer in ANSWERS if path.endswith(answer)), None)) is not None:
+        base = spec.url.rstrip("/").removesuffix(answer)
+        raise ConfigurationError(f"--upstream {spec.url} must be the API's base URL, without {answer}: {base}")
     tls = parts.scheme == "https"
     api = spec.api or (Api.ANTHROPIC if parts.hostname == ANTHROPIC_HOST else Api.OPENAI)
     credentials = _credentials(spec, api, environment)
@@ -37,8 +42,11 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         model=spec.model,
         tls=tls,
         observed=True,
-        # SDKs are given a base URL that ends in /v1, and the paths that clients ask us for begin with it.
-        base_path=parts.path.rstrip("/").removesuffix("/v1"),
+        via=THIS_PROXY,
+        # OpenAI's SDKs are given a base URL with the version at its end, mostly /v1, and the paths that clients ask us for
+        # begin with /v1. Anthropic's are given one without.
+        base_path=path.removesuffix("/v1"),
+        replaces_v1=api is Api.OPENAI and bool(path) and not path.endswith("/v1"),
         keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,
         slotless=frozenset({MODELS}),
         # A key of ours must not arrive beside one of the client's: which of the two counts is not defined.

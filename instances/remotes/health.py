@@ -10,6 +10,7 @@ from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.upstream import Upstream
 
 PATH = "/health"
+LOOP_DETECTED = 508  # what a slotproxy answers to a request that has passed through it before
 Models = tuple[Mapping[str, Any], ...]
 
 
@@ -41,20 +42,21 @@ async def glance(probe: Probe, upstream: Upstream) -> Health:
 async def examine(probe: Probe, upstream: Upstream) -> Health:
     """Healthy is who says so at /health, or where there is none who lists models."""
     answer = None if upstream.host in WITHOUT_HEALTH else await probe.ask(upstream, PATH)
-    if answer is not None and answer.status >= 500:
+    if answer is not None and answer.status >= 500 and answer.status != LOOP_DETECTED:
         return _unhealthy(f"{PATH} answers {answer.status}")
     listing = await probe.ask(upstream, MODELS)
     if listing is not None and listing.status in {401, 403}:
         return _unhealthy(_about_key(upstream, listing.status))
     if listing is not None and listing.status < 300:
         return _listed(listing.document())
-    if listing is not None and listing.status == 429:
-        return HEALTHY  # it lives, and how much it is asked is not decided by looks at it
+    if listing is not None and listing.status in {429, LOOP_DETECTED}:
+        return HEALTHY  # it lives, and how much it is asked is not decided by looks at it; who asks is told of a loop
     if answer is not None and answer.status < 300:
         return HEALTHY
     if answer is None and listing is None:
         return await _unanswered(probe, upstream)
-    return _unhealthy(f"neither {PATH} nor {MODELS} answers with success")
+    paths = (upstream.target(path.encode()).decode() for path in (PATH, MODELS))
+    return _unhealthy(f"neither {' nor '.join(paths)} answers with success")
 
 
 def _unhealthy(trouble: str) -> Health:

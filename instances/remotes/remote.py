@@ -150,8 +150,9 @@ class Remote:
         while not self._stopped.is_set():
             due = self._check_due.is_set()
             self._check_due.clear()
-            found = await self._look(closely=due or self.status.state is not State.READY)
-            if found.condition is Condition.SILENT and not due and self._leases.leased(self.upstream):
+            serves = self.status.state is State.READY
+            found = await self._look(closely=due or not serves)
+            if found.condition is Condition.SILENT and serves and not due and self._leases.leased(self.upstream):
                 found = health.HEALTHY  # a serial engine may answer nothing while it works; requests have deadlines
             if self._stopped.is_set():
                 break

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from slotproxy.instances.profiles.profile import Context, Idle, Ready, WarmUp
-from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.upstream import VIA, Field, Upstream
 
 TIMEOUT = 5.0  # seconds for everything that is not a generation
 LARGEST = 4 << 20  # bytes of an answer
@@ -57,13 +57,12 @@ class Probe:
         """GET `path`, or POST `body` as JSON to it. None when nothing sensible came back in time."""
         if self._session is None:
             return None
-        scheme = "https" if upstream.tls else "http"
         try:
             async with self._session.request(
                 "GET" if body is None else "POST",
-                f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
+                _url(upstream, path),
                 json=body,
-                headers={n.decode(): v.decode() for n, v in (*upstream.extra_headers, *upstream.default_headers)},
+                headers={name.decode(): value.decode() for name, value in _fields(upstream)},
                 timeout=aiohttp.ClientTimeout(total=timeout or TIMEOUT),
                 allow_redirects=False,
             ) as response:
@@ -75,12 +74,11 @@ class Probe:
         """POST `body` as JSON and yield the lines of the answer as they come; none if it is no success."""
         if self._session is None:
             return
-        scheme = "https" if upstream.tls else "http"
         try:
             async with self._session.post(
-                f"{scheme}://{upstream.authority}{upstream.base_path}{path}",
+                _url(upstream, path),
                 json=body,
-                headers={name.decode(): value.decode() for name, value in upstream.extra_headers},
+                headers={name.decode(): value.decode() for name, value in _fields(upstream)},
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 allow_redirects=False,
             ) as response:
@@ -182,6 +180,16 @@ def resolve(document: Any, pointer: str) -> Any:
         else:
             return None
     return document
+
+
+def _url(upstream: Upstream, path: str) -> str:
+    scheme = "https" if upstream.tls else "http"
+    return f"{scheme}://{upstream.authority}{upstream.target(path.encode()).decode()}"
+
+
+def _fields(upstream: Upstream) -> tuple[Field, ...]:
+    via = ((VIA, upstream.via),) if upstream.via else ()
+    return (*upstream.extra_headers, *upstream.default_headers, *via)
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes:

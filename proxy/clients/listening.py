@@ -6,6 +6,7 @@ import logging
 import resource
 import socket
 import ssl
+from urllib.parse import urlsplit
 
 from slotproxy.instances.errors import ConfigurationError, StartupError
 from slotproxy.proxy.options.config import Settings
@@ -80,3 +81,45 @@ def is_loopback(listening: socket.socket) -> bool:
     address = ipaddress.ip_address(listening.getsockname()[0].split("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return address.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+def leads_to(url: str, listening: socket.socket) -> bool:
+    """Whether a request to `url` would come to `listening`, as far as this machine can tell. Not for the event loop: a name
+    is looked up if the port is the same.
+    """
+    parts = urlsplit(url)
+    address, port = listening.getsockname()[:2]
+    if (parts.port or (443 if parts.scheme == "https" else 80)) != port:
+        return False
+    try:
+        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # whether it will be found later is seen when it is asked
+        return False
+    here = _address(address)
+    return any(_is_reached(here, _address(str(there[0]))) for *_, there in found)
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(text: str) -> Address:
+    address = ipaddress.ip_address(text.split("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_reached(here: Address, there: Address) -> bool:
+    """Whether a socket that listens at `here` gets the connections to `there`."""
+    if there.is_unspecified:  # a connection to it goes to this machine
+        there = ipaddress.ip_address("127.0.0.1" if there.version == 4 else "::1")
+    if not here.is_unspecified:
+        return here == there
+    return here.version in (there.version, 6) and _is_of_this_machine(there)
+
+
+def _is_of_this_machine(address: Address) -> bool:
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(address), 0))
+        except OSError:
+            return False
+    return True

@@ -3,8 +3,8 @@
 An `asyncio.Protocol` over httptools: what the parser finds in one segment goes to the sink in one call, without a
 task switch. A segment that is one whole chunk, as nearly every event of a stream is, does not even need the parser,
 which stands between two chunks before and after it. Connections that an engine keeps open are used again; one that it
-had closed meanwhile shows itself by ending before any byte of an answer, which `Kind.STALE` tells apart from a dead
-engine.
+had closed meanwhile shows itself by ending at once, before any byte of an answer, which `Kind.STALE` tells apart from
+an engine that had the request and died.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
 from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down
+STALE_WITHIN = 0.25  # seconds from a request to the end of a connection that had been closed before it
 TOGETHER = 64 * 1024  # bytes of a body that is copied, to be written in one piece with its head
 MAX_HEAD = 64 * 1024  # bytes of an engine's header section
 _VERSIONS = ("1.1", "1.0")
@@ -210,7 +211,7 @@ class EngineConnection(asyncio.Protocol):
             else:
                 self._sink = None
                 sink.over()
-        elif self.used > 1 and self._head_bytes == 0:
+        elif self.used > 1 and self._head_bytes == 0 and monotonic() - self._heard < STALE_WITHIN:
             sink.fail(Failure(Kind.STALE, "it had closed the connection"))
         else:
             when = "in the middle of its answer" if self._final else "before it answered"

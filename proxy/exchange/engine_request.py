@@ -1,6 +1,6 @@
 """The bytes of a request as an engine gets them. Pure."""
 
-from slotproxy.instances.upstream import Observer, Upstream
+from slotproxy.instances.upstream import VIA, Observer, Upstream
 from slotproxy.proxy.clients.head import SPECIAL, RequestHead
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
 
@@ -10,7 +10,7 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 class Recipe:
     """How the requests of any client are written for one upstream."""
 
-    __slots__ = ("_base", "_defaults", "_dropped", "_host", "_looks_at_all", "_own", "observer", "told")
+    __slots__ = ("_defaults", "_dropped", "_host", "_looks_at_all", "_own", "_target", "_via", "observer", "told")
 
     def __init__(self, upstream: Upstream, observer: Observer | None = None, *, strip_credentials: bool) -> None:
         """`observer` is told of its answers; None: nobody wants to hear of them."""
@@ -20,7 +20,8 @@ class Recipe:
         self._looks_at_all = not self._dropped <= SPECIAL
         self.observer = observer
         self.told = b"x-slotproxy-instance: %b\r\nx-slotproxy-queue-ms: 0\r\n" % upstream.instance.encode()
-        self._base = upstream.base_path.encode()
+        self._target = upstream.target
+        self._via = upstream.via
         self._host = upstream.authority.encode()
         self._own = [b"%b: %b" % field for field in extra]
         self._defaults = upstream.default_headers
@@ -44,10 +45,13 @@ class Recipe:
         if self._looks_at_all or head.nominated:
             dropped |= head.nominated
             lines = [line for line in lines if _name(line) not in dropped]
-        parts = [b"%b %b%b HTTP/1.1\r\nHost: %b" % (head.method.encode(), self._base, head.target, self._host)]
+        parts = [b"%b %b HTTP/1.1\r\nHost: %b" % (head.method.encode(), self._target(head.target), self._host)]
         parts += lines
         parts += [line for name, line in head.special if name not in dropped]
         parts += self._own
+        if self._via:
+            before = [line.partition(b":")[2].strip() for name, line in head.special if name == VIA]
+            parts.append(b"%b: %b" % (VIA, b", ".join([*before, self._via])))
         if self._defaults:
             given = {_name(line) for line in parts}
             parts += [b"%b: %b" % field for field in self._defaults if field[0] not in given]

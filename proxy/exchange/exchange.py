@@ -3,8 +3,9 @@
     admit        the gate's rules; what is refused here is refused before its body is read
     serve        a free slot and an idle connection: sent at once, from the callback that brought its last byte
     _fetch       else a task waits for the slot, or connects
-    attempt_over stale: again on a fresh connection, the client does not notice
-                 refused, reset, malformed, empty, before the client saw a byte: once more, on another upstream
+    attempt_over stale: again on a fresh connection, once, the client does not notice
+                 reset, malformed, empty, before the client saw a byte: once more, on another upstream
+                 refused: on another upstream, as long as there is one
                  afterwards: error event, cut
                  an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else it is the
                  client's
@@ -30,6 +31,7 @@ from slotproxy.proxy.clients.json_body import Steps
 from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.exchange.answer import Answer
+from slotproxy.proxy.exchange.attempts import NO_ATTEMPTS
 from slotproxy.proxy.exchange.gate import PAGE, PREFLIGHT
 from slotproxy.proxy.exchange.own_answer import empty_bytes, refusal_bytes
 from slotproxy.proxy.operator.paths import API
@@ -41,7 +43,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TURN = 0.001  # seconds for which a large body is looked at without a pause
-TRIES = 2  # upstreams one request may be sent to, before its client saw a byte
 _BLAMELESS = frozenset({Kind.SLOW_CLIENT, Kind.SHUTDOWN})
 _TIMEOUTS = frozenset({Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT})
 _UNAVAILABLE = frozenset({502, 503})  # the engine's own words for what a health check should look into
@@ -49,15 +50,13 @@ _UNSERVED = _UNAVAILABLE | REFUSALS
 _COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailable"}  # fields of the pool's Errors
 _FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 
-_NOBODY: frozenset[Upstream] = frozenset()
-
 
 class Exchange(Answer):
     """A request on its way, and its answer; `clients.connection.Exchange`."""
 
     __slots__ = (
-        "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_sent", "_task", "_tried",
-        "_upstream", "is_page",
+        "_attempts", "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_task", "_upstream",
+        "is_page",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
@@ -69,8 +68,8 @@ class Exchange(Answer):
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None  # whom the request is with
         self._task: asyncio.Task[None] | None = None  # looks at the body, waits for a slot, or connects
-        self._tried = _NOBODY
-        self._sent = self._engine_has_it = False  # an engine had the prompt; so has the one of this attempt
+        self._attempts = NO_ATTEMPTS  # those that are over
+        self._engine_has_it = False  # the engine of this attempt had the prompt
         self._over = False
         request_id = forwarder.gate.request_id(head)
         self._outcome = Outcome(request_id, head.method, client.peer, monotonic(), head.path)
@@ -118,7 +117,7 @@ class Exchange(Answer):
                     return
                 if wanted is not bodies.NOTHING:
                     self.expects_stream = wanted.streaming
-                lease = forwarder.leases.at_once(self.request.path, self._tried)
+                lease = forwarder.leases.at_once(self.request.path)
                 if lease is None:
                     self._task = forwarder.run(self._fetch())
                     return
@@ -188,10 +187,10 @@ class Exchange(Answer):
         else:
             await self._fetch()
 
-    async def _fetch(self, *, fresh: bool = False) -> None:
-        """A slot, if there is none yet, and a connection, `fresh` or not; then send."""
+    async def _fetch(self) -> None:
+        """A slot, if there is none yet, and a connection; then send."""
         try:
-            found = await self._fetched(fresh=fresh)
+            found = await self._fetched()
             body = b"" if isinstance(found, Failure) else await self._rewritten(found)
         except errors.Refusal as refusal:
             self._refused_a_slot(refusal)
@@ -204,13 +203,13 @@ class Exchange(Answer):
             else:
                 self._send(found, body)
 
-    async def _fetched(self, *, fresh: bool) -> EngineConnection | Failure:
+    async def _fetched(self) -> EngineConnection | Failure:
         forwarder = self._forwarder
         upstream = self._upstream
         if upstream is None:
             upstream = self._take(await self._wait())
             self._began = monotonic()
-        connection = None if fresh else forwarder.idle.take(upstream, monotonic())
+        connection = None if self._attempts.stale else forwarder.idle.take(upstream, monotonic())
         if connection is not None:
             return connection
         try:
@@ -220,12 +219,12 @@ class Exchange(Answer):
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if (lease := forwarder.at_once(self.request.path, self._tried)) is not None:
+        if (lease := forwarder.at_once(self.request.path, self._attempts.tried)) is not None:
             return lease
         began = monotonic()
         outcome.queued = True
         try:
-            lease = await forwarder.wait(self._tried)
+            lease = await forwarder.wait(self._attempts.tried)
         finally:
             outcome.queue_wait += monotonic() - began
         outcome.queued = False
@@ -258,7 +257,7 @@ class Exchange(Answer):
         if self._lease is None:
             own = b"x-request-id: %b\r\n" % request_id
         else:
-            self._sent = self._engine_has_it = True
+            self._engine_has_it = True
             told = recipe.told_after(outcome.queue_wait) if outcome.queue_wait else recipe.told
             own = b"".join((b"x-request-id: ", request_id, b"\r\n", told))
             observer = recipe.observer
@@ -302,7 +301,8 @@ class Exchange(Answer):
         forwarder = self._forwarder
         if failure is not None and failure.kind is Kind.STALE:
             forwarder.metrics.retried(failure.kind.value)
-            self._task = forwarder.run(self._fetch(fresh=True))
+            self._attempts = self._attempts.met_a_stale_connection()
+            self._task = forwarder.run(self._fetch())
             return
         upstream, leased = self._upstream, self._lease is not None
         if leased:
@@ -316,7 +316,7 @@ class Exchange(Answer):
             self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down())
         else:
             assert upstream is not None
-            self._tried |= {upstream}
+            self._attempts = self._attempts.failed_on(upstream, sent=self._engine_has_it)
             self._after(failure, upstream)
 
     def _tell_supply(self, failure: Failure | None) -> Failure | None:
@@ -330,7 +330,7 @@ class Exchange(Answer):
             if self.status in _UNAVAILABLE:
                 leases.owner.failed(upstream, "unavailable")
             return None if self.complete else Failure(Kind.LIMITED, f"it answered {self.status}")
-        if failure.kind not in _BLAMELESS and failure.kind is not Kind.REFUSED:
+        if failure.kind not in _BLAMELESS:
             late = failure.kind in _TIMEOUTS
             leases.unserved("timeout" if late else "other")
             leases.owner.failed(upstream, "hang" if late else failure.kind.value)
@@ -342,14 +342,14 @@ class Exchange(Answer):
         if failure.kind not in _BLAMELESS:
             forwarder.metrics.upstream_failed(failure.kind.value)
         logger.warning("request %s: instance %s: %s", self._outcome.request_id, upstream.instance, failure.text)
-        final = failure.kind in _FINAL
-        if not self.begun and not final and len(self._tried) < TRIES and forwarder.others(self._tried, failure):
+        attempts, final = self._attempts, failure.kind in _FINAL
+        if not self.begun and not final and attempts.may_go_on and forwarder.others(attempts.tried, failure):
             forwarder.metrics.retried(failure.kind.value)
             self._task = forwarder.run(self._fetch())
         elif self.refusal is not None and not self.begun and not final:
             self._give_refusal()
         else:
-            self._end_with(_refusal(failure, sent=self._sent))
+            self._end_with(_refusal(failure, sent=attempts.sent > 0))
 
     def _refused_a_slot(self, refusal: errors.Refusal) -> None:
         """None is to be had for another try, or for the first."""
@@ -480,7 +480,7 @@ class Exchange(Answer):
         elif self._task is not None:
             self._stop_waiting()
             self._hand_back()
-            self._refused_a_slot(_refusal(failure, sent=self._sent))
+            self._refused_a_slot(_refusal(failure, sent=self._attempts.sent > 0))
 
 
 async def _in_steps(steps: Steps[T]) -> T:

@@ -9,6 +9,7 @@ import itertools
 import secrets
 from collections.abc import Callable
 
+from slotproxy.instances.upstream import THIS_PROXY, VIA
 from slotproxy.proxy import errors
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.head import RequestHead
@@ -89,6 +90,8 @@ class Gate:
                 return PREFLIGHT
         if access.keys and path not in OPEN_PATHS:
             access.check_key(head.text(b"authorization"), head.text(b"x-api-key"), head.text(b"api-key"))
+        if VIA in named and has_passed(head):
+            raise errors.loop_detected()
         if is_own(path) and (path != MODELS or method not in ("GET", "HEAD") or not self._only_upstreams()):
             if needs_operator(method, path):
                 access.check_operator()
@@ -123,3 +126,9 @@ class Gate:
     def preflight(self, head: RequestHead) -> dict[str, str]:
         """The fields that answer a preflight request. Raises Refusal if its page may not ask."""
         return self.access.preflight_fields(head.text(b"origin"), head.text(b"access-control-request-headers"))
+
+
+def has_passed(head: RequestHead) -> bool:
+    """Whether the request has been here before: sent to an upstream, which sent it back, be it by way of others."""
+    passed = (line.partition(b":")[2] for name, line in head.special if name == VIA)
+    return any(name.strip() == THIS_PROXY for line in passed for name in line.split(b","))

@@ -98,6 +98,16 @@ async def test_an_engine_that_refuses_connections_costs_its_client_nothing(behin
     assert len(bench.engines[1].asked) == 4
 
 
+async def test_an_engine_that_refuses_connections_is_asked_once_and_not_again_until_it_answers(
+    behind: StartBehind,
+) -> None:
+    bench = await behind(count=2)
+    bench.engines[0].crash()
+    for _ in range(8):
+        assert (await post(bench.port, chat())).status == 200
+    assert await metric(bench, 'slotproxy_retries_total{reason="refused"}') <= 1, "a glance at it may have been first"
+
+
 async def test_a_request_is_tried_on_two_instances_and_no_more(behind: StartBehind) -> None:
     bench = await behind(count=3)
     answer = await post(bench.port, chat(fake={"fail": "reset"}))

@@ -1,7 +1,11 @@
 """Paid APIs as upstreams of the installed command: keys, TLS, rate limits, overflow."""
 
 import asyncio
+import contextlib
+import functools
+import re
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -58,6 +62,13 @@ async def ready(proxy: Running, count: int = 1) -> int:
     """Its port. In a thread, since the upstreams answer from this loop."""
     await asyncio.to_thread(proxy.wait_ready, count)
     return proxy.port
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
 
 
 async def metric(port: int, line: str) -> float:
@@ -227,3 +238,81 @@ async def test_an_overload_that_shows_only_within_a_stream_passes_and_is_respect
     api.stream_ends_with = b""
     assert (await ask(port, "POST", "/v1/messages", body)).status == 200
     assert await metric(port, 'slotproxy_upstream_slots_offered{instance="u0"}') == 2
+
+
+async def test_a_request_that_may_have_been_computed_is_not_sent_to_the_same_server_again(
+    start_proxy: StartProxy,
+) -> None:
+    """Two servers whose connections are warm each die of it long after it was sent."""
+    had: list[str] = []
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                body = await reader.readexactly(int(length[1]) if length else 0)
+                if b"poison" in body:
+                    had.append(name)
+                    await asyncio.sleep(0.3)  # longer than a connection that is stale stands
+                    break
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"data":[]}')
+        writer.transport.abort()
+
+    async with contextlib.AsyncExitStack() as servers:
+        urls = []
+        for name in ("u0", "u1"):
+            server = await servers.enter_async_context(
+                await asyncio.start_server(functools.partial(serve, name), "127.0.0.1", 0)
+            )
+            urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        port = await ready(start_proxy(*(word for url in urls for word in ("--upstream", url))), 2)
+        for _ in range(4):
+            assert (await post(port, chat())).status == 200
+        answer = await post(port, chat("poison"))
+    for task in serving:
+        assert task is not None
+        task.cancel()
+        await asyncio.wait({task})
+    assert (answer.status, answer.code, answer.head["x-should-retry"]) == (502, "upstream_failed", "false")
+    assert sorted(had) == ["u0", "u1"]
+
+
+@pytest.mark.parametrize("own", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_an_upstream_that_is_the_proxy_itself_is_refused_at_the_start(start_proxy: StartProxy, own: str) -> None:
+    port = free_port()
+    proxy = start_proxy("--port", str(port), "--upstream", f"http://{own}:{port}/v1")
+    assert proxy.wait() == 2
+    assert f"--upstream http://{own}:{port}/v1 is this proxy itself: name the server behind it" in proxy.log
+
+
+@pytest.mark.parametrize("length", [2, 3])
+async def test_a_request_that_proxies_send_round_in_a_loop_is_refused(
+    start_proxy: StartProxy, tmp_path: Path, length: int
+) -> None:
+    ports, proxies = [free_port() for _ in range(length)], []
+    for number, port in enumerate(ports):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        next_one = f"http://127.0.0.1:{ports[(number + 1) % length]},slots=4"
+        proxies.append(start_proxy("--port", str(port), "--upstream", next_one, folder=folder))
+    for proxy in proxies:
+        await ready(proxy)
+    for port in ports:
+        answer = await post(port, chat())
+        assert (answer.status, answer.code, answer.head["x-should-retry"]) == (508, "loop_detected", "false")
+    for port in ports:
+        assert await metric(port, 'slotproxy_requests_total{code="508",route="/v1/chat/completions"}') <= 2 * length
+
+
+async def test_a_request_that_comes_back_by_way_of_what_is_no_proxy_of_ours_is_refused(
+    start_proxy: StartProxy, api: CloudApi
+) -> None:
+    port = await ready(start_proxy("--upstream", f"{api.url},key-env=THE_KEY", env=ENV))
+    assert (await post(port, chat())).status == 200
+    passed = api.asked[0].headers["x-slotproxy-via"]
+    assert (await post(port, chat(), {"X-Slotproxy-Via": f"another, {passed}, a-third"})).status == 508
+    assert (await post(port, chat(), {"X-Slotproxy-Via": "another"})).status == 200
+    assert [asked.headers["x-slotproxy-via"] for asked in api.asked] == [passed, f"another, {passed}"]

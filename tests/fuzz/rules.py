@@ -63,7 +63,8 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 LINE, TOGETHER, FIELDS = 16 << 10, 64 << 10, 100
 ENDS_HERE = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
-    b"upgrade http2-settings host content-length expect accept-encoding x-request-id x-slotproxy-priority".split()
+    b"upgrade http2-settings host content-length expect accept-encoding x-request-id x-slotproxy-priority "
+    b"x-slotproxy-via".split()
 )
 _BYTE = rb"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _LOCAL = re.compile(  # \w is ASCII here

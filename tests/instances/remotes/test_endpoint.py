@@ -3,6 +3,7 @@ import pytest
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.remotes.endpoint import upstream_of
 from slotproxy.instances.settings import Api, UpstreamSpec
+from slotproxy.instances.upstream import THIS_PROXY
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,38 @@ from slotproxy.instances.settings import Api, UpstreamSpec
 def test_a_url_names_host_port_and_base_path(url: str, where: tuple[str, int, bool, str]) -> None:
     upstream = upstream_of("u0", UpstreamSpec(url=url), {})
     assert (upstream.host, upstream.port, upstream.tls, upstream.base_path) == where
+
+
+@pytest.mark.parametrize(
+    ("url", "api", "asked", "there"),
+    [
+        ("http://h", None, "/v1/chat/completions", "/v1/chat/completions"),
+        ("http://h/v1", None, "/v1/chat/completions", "/v1/chat/completions"),
+        ("http://h/openai/v1", None, "/v1/models?a=/v1/", "/openai/v1/models?a=/v1/"),
+        ("http://h/api/paas/v4", None, "/v1/chat/completions", "/api/paas/v4/chat/completions"),
+        ("http://h/api/paas/v4/", None, "/v1/models", "/api/paas/v4/models"),
+        ("http://h/v1beta/openai", None, "/v1/embeddings?x", "/v1beta/openai/embeddings?x"),
+        ("http://h/api/v4", None, "/health", "/api/v4/health"),
+        ("http://h/api/v4", None, "/v1", "/api/v4/v1"),
+        ("http://h/api/v4", None, "/v10/x", "/api/v4/v10/x"),
+        ("http://h/anthropic", Api.ANTHROPIC, "/v1/messages", "/anthropic/v1/messages"),
+    ],
+)
+def test_a_base_path_stands_before_v1_or_for_it_as_sdks_take_base_urls(
+    url: str, api: Api | None, asked: str, there: str
+) -> None:
+    assert upstream_of("u0", UpstreamSpec(url=url, api=api), {}).target(asked.encode()) == there.encode()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/v4/chat/completions/", "/v1/responses", "/v1/messages"])
+def test_the_path_of_a_request_is_no_base_url(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^--upstream \S+ must be the API's base URL, ") as caught:
+        upstream_of("u0", UpstreamSpec(url="http://h" + path), {})
+    assert str(caught.value).endswith((": http://h/v1", ": http://h/api/v4"))
+
+
+def test_its_requests_say_through_whom_they_went() -> None:
+    assert upstream_of("u0", UpstreamSpec(url="http://h"), {}).via == THIS_PROXY
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ async def examined(answers: Answers, upstream: Upstream = HERE) -> Health:
         (200, 404, Condition.HEALTHY, ""),
         (200, None, Condition.HEALTHY, ""),
         (404, 429, Condition.HEALTHY, ""),
+        (508, 508, Condition.HEALTHY, ""),  # a loop: clients are told at once, and do not wait
+        (200, 508, Condition.HEALTHY, ""),
         (503, 200, Condition.UNHEALTHY, "/health answers 503"),
         (404, 404, Condition.UNHEALTHY, "neither /health nor /v1/models answers with success"),
         (404, None, Condition.UNHEALTHY, "neither /health nor /v1/models answers with success"),
@@ -66,6 +68,12 @@ async def test_a_key_is_asked_for_where_none_was_given_and_named_refused_where_o
     assert (await examined(answers)).trouble.startswith(f"it wants an API key ({status}): name the variable")
     keyed = Upstream(instance="u0", host="10.0.0.5", port=1, extra_headers=((b"authorization", b"Bearer k"),))
     assert (await examined(answers, keyed)).trouble == f"it refuses the API key ({status})"
+
+
+async def test_pages_are_named_as_they_were_asked_for() -> None:
+    versioned = Upstream(instance="u0", host="h", port=80, base_path="/api/v4", replaces_v1=True)
+    found = await examined(Answers({"/health": 404, "/v1/models": 404}), versioned)
+    assert found.trouble == "neither /api/v4/health nor /api/v4/models answers with success"
 
 
 async def test_a_certificate_that_is_not_trusted_is_no_silence() -> None:

@@ -167,6 +167,27 @@ async def test_one_that_answers_nothing_to_a_doubt_is_withdrawn_although_it_work
     lease.release()
 
 
+async def test_one_that_was_taken_back_is_not_offered_again_for_its_silence_while_requests_wait_on_it(
+    world: World, elsewhere: Elsewhere, there: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.reached(State.READY, name="u0")
+    lease = world.leases.take()
+    assert lease is not None
+    looks: asyncio.Queue[None] = asyncio.Queue()
+
+    async def silent(probe: Probe, upstream: Upstream) -> health.Health:
+        looks.put_nowait(None)
+        return health.SILENT
+
+    monkeypatch.setattr(health, "examine", silent)
+    there.failed("refused")
+    for _ in range(4):
+        await asyncio.wait_for(looks.get(), SOON)
+    assert world.leases.upstreams == ()
+    assert world.states("u0").count(State.READY) == 1
+    lease.release()
+
+
 async def test_a_doubted_one_is_looked_at_at_once_and_offered_again(world: World, there: Remote) -> None:
     await world.reached(State.READY, name="u0")
     there.check_again()

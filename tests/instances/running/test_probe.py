@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,15 @@ async def test_requests_carry_the_base_path_and_the_key(probe: Probe, serve: Ser
     answer = await probe.ask(upstream, "/x")
     assert answer is not None
     assert answer.body == b"/base/x Bearer k"
+
+
+async def test_a_base_path_that_has_a_version_stands_for_v1_and_a_request_says_who_sent_it(
+    probe: Probe, serve: Serve
+) -> None:
+    there = await serve(lambda request: web.Response(text=f"{request.path} {request.headers['x-slotproxy-via']}"))
+    answer = await probe.ask(replace(there, base_path="/api/v4", replaces_v1=True, via=b"me"), "/v1/models")
+    assert answer is not None
+    assert answer.body == b"/api/v4/models me"
 
 
 async def test_a_redirect_is_not_followed(probe: Probe, serve: Serve) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.meter import MANY
+from slotproxy.proxy.engines import relay
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.engines.relay import EngineConnection
@@ -234,3 +235,27 @@ def test_bytes_after_an_answer_end_the_connection_although_its_head_is_known() -
     sink, transport, _ = exchange([PLAIN % (b"more", 2, b"hi") + b"!"])
     assert sink.body in (b"hi", b"")
     assert transport.closed
+
+
+@pytest.mark.parametrize(
+    ("used_before", "after", "kind"),
+    [
+        (True, 0.0, Kind.STALE),
+        (True, 0.24, Kind.STALE),
+        (True, 0.25, Kind.RESET),
+        (True, 1.5, Kind.RESET),
+        (False, 0.0, Kind.RESET),
+    ],
+)
+def test_a_connection_was_stale_if_it_was_used_before_and_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, used_before: bool, after: float, kind: Kind
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(relay, "monotonic", lambda: now)
+    sink, _, connection = exchange([PLAIN % (b"stale", 2, b"hi")] if used_before else [])
+    if used_before:
+        sink = Recorder()
+        connection.send(b"", b"", sink)
+    now += after
+    connection.connection_lost(None)
+    assert [failure.kind for failure in sink.failures] == [kind]

@@ -92,3 +92,24 @@ def test_a_client_is_told_who_answers_and_how_long_it_waited() -> None:
     recipe = Recipe(ENGINE, strip_credentials=False)
     assert recipe.told == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 0\r\n"
     assert recipe.told_after(1.2344) == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 1234\r\n"
+
+
+def test_a_base_path_may_stand_for_the_v1_of_a_request() -> None:
+    upstream = Upstream(instance="u0", host="h", port=80, base_path="/api/v4", replaces_v1=True)
+    assert sent(b"Host: a\r\n", upstream).startswith(b"POST /api/v4/x?a=1 HTTP/1.1\r\nHost: h\r\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b"me"),
+        (b"X-Slotproxy-Via: one\r\n", b"one, me"),
+        (b"x-slotproxy-via: one, two\r\nx-slotproxy-via:three\r\n", b"one, two, three, me"),
+    ],
+)
+def test_only_upstreams_are_told_the_proxies_that_a_request_has_passed(before: bytes, after: bytes) -> None:
+    fields = b"Host: a\r\n" + before
+    request = sent(fields, Upstream(instance="u0", host="h", port=80, via=b"me"))
+    assert request.lower().count(b"x-slotproxy-via") == 1
+    assert b"\r\nx-slotproxy-via: %b\r\n" % after in request
+    assert b"x-slotproxy-via" not in sent(fields).lower()

@@ -9,6 +9,8 @@ from itertools import pairwise
 import pytest
 
 from slotproxy.instances.errors import HeldBack, ShuttingDown
+from slotproxy.instances.upstream import Upstream
+from slotproxy.proxy.engines import relay
 from slotproxy.proxy.engines.observed import LARGEST
 from tests.proxy.conftest import SOON, MakeStack, Script, Stack, answering
 
@@ -184,12 +186,88 @@ async def test_and_not_on_a_third(stack: MakeStack) -> None:
     assert engines[2].heads == []
 
 
+def serving_once() -> Script:
+    """An engine that answers its first request, keeps the connection, and dies of every other request."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not engine.heads:
+            await engine.request(reader)
+            writer.write(OK)
+        await engine.request(reader)
+        writer.transport.abort()
+
+    engine = Script(talk)
+    return engine
+
+
+async def test_a_connection_that_ends_long_after_its_request_was_not_stale(
+    stack: MakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "STALE_WITHIN", 0.0)  # now everything takes long
+    engines = [serving_once() for _ in range(3)]
+    proxy = await stack(*engines)
+    assert [status(await proxy.ask(post())) for _ in engines] == [200] * 3
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry: false" in answer
+    assert sum(len(engine.heads) for engine in engines) == 3 + 2, "each of two had it once"
+    assert sorted(reason for _, reason in proxy.owner.failures) == ["reset"] * 2
+    assert proxy.metric('slotproxy_retries_total{reason="stale"}') == 0
+
+
+async def test_a_request_meets_a_stale_connection_once(stack: MakeStack) -> None:
+    engines = [serving_once() for _ in range(3)]
+    proxy = await stack(*engines)
+    assert [status(await proxy.ask(post())) for _ in engines] == [200] * 3
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry: false" in answer
+    assert sum(len(engine.heads) for engine in engines) == 3 + 3, "on a stale connection, a fresh one, another engine"
+    assert proxy.metric('slotproxy_retries_total{reason="stale"}') == 1
+    assert sorted(reason for _, reason in proxy.owner.failures) == ["reset"] * 2
+
+
+async def test_an_engine_that_is_gone_after_a_stale_connection_is_reported_and_had_the_prompt(
+    stack: MakeStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        writer.write(OK)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    async def refused(upstream: Upstream) -> relay.EngineConnection:
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    engine = Script(talk)
+    proxy = await stack(engine)
+    assert status(await proxy.ask(post())) == 200
+    monkeypatch.setattr(proxy.forwarder, "connect", refused)
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (502, "upstream_failed")
+    assert b"x-should-retry: false" in answer, "it may have died of it"
+    assert proxy.owner.failures == [("0", "refused")]
+
+
+async def test_engines_that_refuse_connections_are_reported_and_do_not_count_as_tries(stack: MakeStack) -> None:
+    good = answering(OK)
+    proxy = await stack(good)
+    (serving,) = proxy.upstreams
+    proxy.leases.withdraw(serving)
+    for name in "xyz":
+        proxy.leases.add(Upstream(instance=name, host="127.0.0.1", port=1))
+    proxy.leases.add(serving)
+    answer = await proxy.ask(post())
+    assert status(answer) == 200
+    assert proxy.owner.failures == [(name, "refused") for name in "xyz"]
+    assert proxy.metric('slotproxy_retries_total{reason="refused"}') == 3
+    await all_free(proxy)
+
+
 async def test_a_refused_connection_tells_sdks_that_a_retry_is_safe(stack: MakeStack) -> None:
     engine = answering(OK)
     proxy = await stack(engine)
     proxy.leases.withdraw(proxy.upstreams[0])
-    from slotproxy.instances.upstream import Upstream
-
     proxy.leases.add(Upstream(instance="x", host="127.0.0.1", port=1))
     answer = await proxy.ask(post())
     assert (status(answer), code(answer)) == (502, "upstream_failed")
@@ -198,8 +276,6 @@ async def test_a_refused_connection_tells_sdks_that_a_retry_is_safe(stack: MakeS
 
 async def test_a_refused_second_try_does_not_hide_that_the_first_engine_had_the_prompt(stack: MakeStack) -> None:
     proxy = await stack(Script(die))
-    from slotproxy.instances.upstream import Upstream
-
     proxy.leases.add(Upstream(instance="x", host="127.0.0.1", port=1))
     answer = await proxy.ask(post())
     assert (status(answer), code(answer)) == (502, "upstream_failed")

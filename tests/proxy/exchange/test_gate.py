@@ -1,5 +1,6 @@
 import pytest
 
+from slotproxy.instances.upstream import THIS_PROXY
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.head import HeadReader, RequestHead
 from slotproxy.proxy.errors import Refusal
@@ -153,3 +154,18 @@ def test_a_request_has_the_id_its_client_gave_it_or_one_of_its_own() -> None:
     assert there.request_id(given) == "mine"
     assert there.request_id(head(b"GET /", b"Host: a\r\nX-Request-Id: a b\r\n")) != "a b"
     assert len({there.request_id(None) for _ in range(10)}) == 10
+
+
+@pytest.mark.parametrize("start", [b"POST /v1/chat/completions", b"GET /health", b"GET /v1/models"])
+@pytest.mark.parametrize("passed", [b"%b", b"one, %b", b"one,%b , two", b"one\r\nX-Slotproxy-Via: %b"])
+def test_a_request_that_has_passed_this_proxy_before_is_refused(start: bytes, passed: bytes) -> None:
+    here = gate()
+    request = head(start, b"Host: localhost\r\nx-slotproxy-via: " + passed % THIS_PROXY + b"\r\n")
+    assert status(here, request) == 508
+    assert status(here, request) == 508
+
+
+@pytest.mark.parametrize("passed", [b"", b"one, two", THIS_PROXY[:-1], THIS_PROXY + b"0"])
+def test_one_that_has_passed_others_is_none(passed: bytes) -> None:
+    request = head(b"POST /v1/chat/completions", b"Host: localhost\r\nx-slotproxy-via: " + passed + b"\r\n")
+    assert gate().way(request) is Way.ENGINE
