@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 from time import monotonic
 
 from aiohttp import web
@@ -28,7 +27,7 @@ from slotproxy.proxy.accounts.logs import set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.clients.listening import announce, is_loopback, listen, room_for_clients, tls_of
+from slotproxy.proxy.clients.listening import Listening, announce, is_loopback, listen, room_for_clients, tls_of
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
@@ -49,12 +48,12 @@ Reread = Callable[[], Settings]
 
 
 class Server:
-    """One proxy, on a socket that listens."""
+    """One proxy, on sockets that listen."""
 
     def __init__(
         self,
         settings: Settings,
-        listening: socket,
+        listening: Listening,
         supervisor: Supervisor,
         leases: Leases,
         metrics: Metrics,
@@ -83,7 +82,8 @@ class Server:
             async with served(self._pages()) as pages:
                 forwarder = self._forwarding(pages)
                 front = Front(forwarder, most=room_for_clients())
-                await front.listen(self._listening, tls)
+                for one in self._listening.sockets:
+                    await front.listen(one, tls)
                 _spare_the_collector()
                 sys.setswitchinterval(SWITCH)
                 announce(self._settings.host, self._listening, secure=tls is not None)

@@ -117,7 +117,7 @@ class Settings:
             many=True,
         ),
     ] = ()
-    host: Annotated[str, option(TEXT, "Address to listen on.", metavar="ADDRESS")] = "127.0.0.1"
+    host: Annotated[str, option(TEXT, "Address to listen on, or a name: all addresses of a name.", metavar="ADDRESS")] = "127.0.0.1"
     port: Annotated[int, option(number(0, 65535), "Port to listen on; 0 picks a free one.", metavar="PORT")] = 8080
     state_dir: Annotated[
         Path | None,

@@ -135,7 +135,7 @@ def test_without_a_home_it_is_said_what_to_give(monkeypatch: pytest.MonkeyPatch,
         return found
 
     monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
-    with pytest.raises(ModelError, match="no home directory.*--model.*XDG_CACHE_HOME"):
+    with pytest.raises(ModelError, match=r"no home directory.*--model.*XDG_CACHE_HOME"):
         demo.fetch()
 
 
