@@ -23,7 +23,7 @@ from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.accounts.logs import set_up
+from slotproxy.proxy.accounts.logs import catch_up, set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
@@ -199,6 +199,7 @@ class Server:
                 forwarder.forgive(late)
             due = max(due, now - period)
             forwarder.sweep(now)
+            catch_up()
 
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:

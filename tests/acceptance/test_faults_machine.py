@@ -1,8 +1,10 @@
 """Faults of the machine a proxy runs on: full disks, permissions, descriptors, clocks. docs/faults.md lists them."""
 
 import asyncio
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -92,6 +94,33 @@ async def test_a_full_disk_under_the_proxys_log_keeps_nobody_from_being_served(
     await eventually(ready, 30)
     for _ in range(3):
         assert (await post(port, chat())).status == 200
+
+
+async def test_a_log_that_nobody_reads_keeps_nobody_from_being_served_nor_the_proxy_from_its_end(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    port = ports.free("127.0.0.1")
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    log = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(log, bytes(4096))
+        unread = ("sh", "-c", f'exec "$@" 2>{shlex.quote(str(path))}', "sh")
+        proxy = start_proxy("--port", str(port), *fake_engines(tmp_path), through=unread)
+
+        async def ready() -> bool:
+            try:
+                return (await ask(port, "GET", "/ready")).status == 200
+            except OSError:
+                return False
+
+        await eventually(ready, 30)
+        assert (await post(port, chat())).status == 200
+        assert proxy.stop() == 0
+    finally:
+        os.close(log)
 
 
 @linux
