@@ -68,7 +68,7 @@ def _addresses(host: str) -> list[Address]:
         found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):  # UnicodeError: no name can be written like that
         raise ConfigurationError(f"--host {host} is no address or name of this machine") from None
-    return list(dict.fromkeys((family, address[0], address[3] if len(address) == 4 else 0) for family, _, _, _, address in found))
+    return list(dict.fromkeys((family, str(address[0]), address[3] if len(address) == 4 else 0) for family, _, _, _, address in found))
 
 
 def _listen_on(addresses: Sequence[Address], port: int) -> Listening:
