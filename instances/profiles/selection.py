@@ -49,7 +49,7 @@ def program(profile: Profile, engine_bin: str | None) -> tuple[str, ...]:
     """How to run the engine of `profile`. Raises ConfigurationError when it is not installed."""
     if profile.module is not None:
         return _module_program(profile, engine_bin)
-    wanted = str(Path(engine_bin).expanduser()) if engine_bin else profile.executable or ""
+    wanted = str(Path(os.path.expanduser(engine_bin))) if engine_bin else profile.executable or ""
     found = shutil.which(wanted)
     if found is None and engine_bin:
         raise ConfigurationError(f"{engine_bin} is not an executable file; check --engine-bin")

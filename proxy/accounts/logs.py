@@ -1,13 +1,11 @@
 """Logging: short lines for a terminal or JSON objects for a collector, on stderr; one record per request.
 
-Nothing here raises or prints a traceback of its own: a proxy whose log disk is full, or whose terminal is gone, keeps
-serving.
+Nothing here raises, blocks or prints a traceback of its own: a proxy whose log disk is full, whose log nobody reads or
+whose terminal is gone keeps serving.
 """
 
-import contextlib
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from slotproxy.proxy.accounts.log_output import LogOutput
 from slotproxy.proxy.accounts.outcome import Outcome
 
 access_logger = logging.getLogger("slotproxy.proxy.clients.access")
@@ -34,6 +33,8 @@ def set_up(log_format: str, level: str) -> None:
     handler = StderrHandler()
     handler.setFormatter((JsonFormatter if log_format == "json" else TextFormatter)(tracebacks=number <= logging.DEBUG))
     root.addHandler(handler)
+    if sys.stderr is not None:
+        _output.open()
     root.setLevel(number)
     # What no line of ours shows need not be found out for each.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
@@ -42,11 +43,19 @@ def set_up(log_format: str, level: str) -> None:
 
 
 def write_line(line: str) -> None:
-    """One line to stderr, or nothing if that is closed or full. Unbuffered, so that nothing is left to fail at exit."""
-    if sys.stderr is None:
-        return  # number 2 may be a client's socket by now
-    with contextlib.suppress(OSError, ValueError):
-        os.write(STDERR, line.encode("utf-8", "backslashreplace") + b"\n")
+    """One line to stderr, when that can be written; nothing if it is closed."""
+    if sys.stderr is not None:  # else number 2 may be a client's socket by now
+        _output.write(line)
+
+
+def catch_up() -> None:
+    """Write the lines that wait because stderr was full, as far as that is possible now."""
+    _output.catch_up()
+
+
+def flush(seconds: float) -> None:
+    """Before the process ends: write the lines that wait, and wait so long at most for somebody to read."""
+    _output.flush(seconds)
 
 
 def log_access(outcome: Outcome) -> None:
@@ -115,6 +124,19 @@ class JsonFormatter(logging.Formatter):
 def printable(text: str) -> str:
     """Without control characters: what clients and engines send may reach the log, and must not steer a terminal."""
     return text if text.isprintable() else text.translate(_CONTROL)
+
+
+def _dropped(count: int) -> str:
+    """In the form of the other lines."""
+    text = "log lines dropped because they could not be written: %d"
+    record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, (count,), None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, StderrHandler):
+            return handler.format(record)
+    return record.getMessage()
+
+
+_output = LogOutput(STDERR, _dropped)
 
 
 @lru_cache(maxsize=1)

@@ -47,8 +47,8 @@ class Front:
         self._clients: set[ClientConnection] = set()
         self._spare = min(AT_ONCE, max(4, most // 8))  # connections beyond those, that are told so
         self._handshakes: dict[asyncio.Task[None], None] = {}  # the oldest first
-        self._server: asyncio.Server | None = None
-        self._listening: socket.socket | None = None
+        self._servers: list[asyncio.Server] = []
+        self._listening: set[socket.socket] = set()  # those with TLS
         self._tls: ssl.SSLContext | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._due = 0.0  # when it is to run
@@ -59,12 +59,16 @@ class Front:
         return ClientConnection(self)
 
     async def listen(self, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-        """Accept the clients of a socket that is bound. `tls` counts for every handshake, also after `use`."""
+        """Accept the clients of a socket that is bound; may be called for several. `tls`, the same for all, counts for
+        every handshake, until `use`.
+        """
+        loop = asyncio.get_running_loop()
         if tls is None:
-            self._server = await asyncio.get_running_loop().create_server(self, sock=listening, backlog=BACKLOG)
+            self._servers.append(await loop.create_server(self, sock=listening, backlog=BACKLOG))
             return
-        self._tls, self._listening = tls, listening
-        asyncio.get_running_loop().add_reader(listening, self._accept)
+        self._tls = tls
+        self._listening.add(listening)
+        loop.add_reader(listening, self._accept, listening)
 
     def use(self, tls: ssl.SSLContext) -> None:
         """From the next handshake on."""
@@ -103,12 +107,13 @@ class Front:
                 client.close()
 
     def stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        if self._listening is not None:
-            asyncio.get_running_loop().remove_reader(self._listening)
-            self._listening.close()
-            self._listening = None
+        for server in self._servers:
+            server.close()
+        for listening in self._listening:
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+        self._servers.clear()
+        self._listening.clear()
 
     async def closed(self, seconds: float) -> None:
         """Return when every connection is gone; after so many seconds those that are left are closed at once."""
@@ -182,11 +187,8 @@ class Front:
 
     # TLS
 
-    def _accept(self) -> None:
-        listening = self._listening
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(BACKLOG):
-            if listening is None:
-                return
             try:
                 sock, _ = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -208,11 +210,11 @@ class Front:
         logger.warning("clients cannot be accepted: %s", error.strerror)
         loop = asyncio.get_running_loop()
         loop.remove_reader(listening)
-        loop.call_later(PAUSE, self._accept_again)
+        loop.call_later(PAUSE, self._accept_again, listening)
 
-    def _accept_again(self) -> None:
-        if self._listening is not None:
-            asyncio.get_running_loop().add_reader(self._listening, self._accept)
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening in self._listening:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def _shake_hands(self, sock: socket.socket) -> None:
         try:

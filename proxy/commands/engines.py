@@ -38,7 +38,7 @@ def run(settings: Settings, engine: str | None, *, as_json: bool) -> int:
     own_arguments.check(profile, settings.engine_args)
     found = asyncio.run(detection.detect(profile, settings.engine_bin))
     plan = _plan(settings, profile, found)
-    place = Place.find(profile, StateDir(settings.state_dir).instance(0))
+    place = Place.find(profile, StateDir(settings.state_path).instance(0))
     if as_json:
         print_json(document(found, plan, place))
     else:
@@ -118,7 +118,10 @@ def _facts(settings: Settings, profile: Profile) -> ModelFacts:
     unnamed = settings.model is None or settings.model == DEMO
     if unnamed and "gguf" not in profile.models:
         return ModelFacts(path=NO_MODEL, name=str(NO_MODEL), kind="name", size=0)
-    path = demo.location() if unnamed else settings.model_path
+    try:
+        path = demo.location() if unnamed else settings.model_path
+    except ModelError:  # no home directory, and so no cache
+        path = NO_MODEL
     try:
         return model.check(path, names="name" in profile.models)
     except ModelError:

@@ -5,6 +5,7 @@ else. The command line, the `SLOTPROXY_` variables, the keys of the file (`sourc
 `python -m slotproxy.proxy.options.config` prints for docs/options.md all follow from it.
 """
 
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -118,14 +119,14 @@ class Settings:
             many=True,
         ),
     ] = ()
-    host: Annotated[str, option(TEXT, "Address to listen on.", metavar="ADDRESS")] = "127.0.0.1"
+    host: Annotated[str, option(TEXT, "Address to listen on, or a name: all addresses of a name.", metavar="ADDRESS")] = "127.0.0.1"
     port: Annotated[int, option(number(0, 65535), "Port to listen on; 0 picks a free one.", metavar="PORT")] = 8080
     state_dir: Annotated[
-        Path,
+        Path | None,
         option(
-            PATH, "Directory of locks, engine logs and KV caches.", unset="the platform's state directory", plan=True
+            PATH, "Directory of locks, engine logs and KV caches; needed where the user has no home directory.", unset="the platform's state directory", plan=True
         ),
-    ] = field(default_factory=lambda: user_state_path("slotproxy"))
+    ] = field(default_factory=lambda: _default_state_dir())
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
         "least-busy"
     )
@@ -187,7 +188,14 @@ class Settings:
     @property
     def model_path(self) -> Path:
         """Only for a local model that is not the demo model."""
-        return Path(self.model or "").expanduser()
+        return Path(os.path.expanduser(self.model or ""))
+
+    @property
+    def state_path(self) -> Path:
+        """Where locks, engine logs and KV caches are. Raises ConfigurationError where that is not known."""
+        if self.state_dir is None:
+            raise ConfigurationError("this user has no home directory for locks, engine logs and KV caches: give --state-dir")
+        return self.state_dir
 
     def keys(self) -> tuple[str, ...]:
         """The keys of --api-key and --api-key-file; reads the file. Raises ConfigurationError."""
@@ -217,7 +225,10 @@ class Settings:
             yield f"--api-key-file {self.api_key_file} can be read by every user of this machine: chmod 600 helps"
 
     def supply(self, model: Path | None) -> SupplySettings:
-        """What the supply side is told. `model`: where the model was found; None: no local instances."""
+        """What the supply side is told. `model`: where the model was found; None: no local instances.
+
+        Raises ConfigurationError where there is no state directory.
+        """
         return SupplySettings(
             model=model,
             engine=self.engine,
@@ -231,9 +242,18 @@ class Settings:
             min_gain=self.min_gain,
             recalibrate=self.recalibrate,
             upstreams=self.upstream,
-            state_dir=self.state_dir,
+            state_dir=self.state_path,
             drain_timeout=self.drain_timeout,
         )
+
+
+def _default_state_dir() -> Path | None:
+    """None: this user has no home directory, as an arbitrary user of a container."""
+    try:
+        path = user_state_path("slotproxy")
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None  # without a home `~` stays as it is
 
 
 def _keys_in(path: Path) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ its own read the environment of the process only and pass over a misspelt variab
 """
 
 import difflib
+import os
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,7 +92,7 @@ def _file(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) 
     tokens = known["config"][0].tokens
     if not tokens:
         return
-    path = Path(tokens[-1].value).expanduser()
+    path = Path(os.path.expanduser(tokens[-1].value))
     for key, value in _read_toml(path, tokens[-1]).items():
         _check_known(key, known, f"{key} in {path} is no option of slotproxy")
         if key == "config":

@@ -3,6 +3,7 @@
 A reader raises ValueError whose text completes the sentence "--port is 'x', but ...".
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -178,6 +179,14 @@ def read_key(text: str) -> str:
     return text
 
 
+def read_path(text: str) -> Path:
+    """A path; ~ is the user's home directory."""
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise ValueError(f"{text.split('/')[0]} is no home directory that is known here: write the whole path")
+    return Path(path)
+
+
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
@@ -210,7 +219,7 @@ def _show_memory_limit(limit: MemoryLimit) -> str:
 
 
 TEXT = Kind(metavar="TEXT", read=str)
-PATH = Kind(metavar="PATH", read=lambda text: Path(text).expanduser())
+PATH = Kind(metavar="PATH", read=read_path)
 TIME = duration(zero=False)
 TIME_OR_ZERO = duration(zero=True)
 SIZE = Kind(metavar="SIZE", read=read_size, show=_show_size)

@@ -1,8 +1,10 @@
 """Faults of the machine a proxy runs on: full disks, permissions, descriptors, clocks. docs/faults.md lists them."""
 
 import asyncio
+import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -55,6 +57,12 @@ def fill(disk: Path) -> None:
             pass
 
 
+def fill_pipe(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, bytes(4096))
+
+
 async def replaced(proxy: Running, engine: psutil.Process) -> bool:
     return engine.pid not in proxy.pids() and proxy.ready_count() == 1
 
@@ -92,6 +100,42 @@ async def test_a_full_disk_under_the_proxys_log_keeps_nobody_from_being_served(
     await eventually(ready, 30)
     for _ in range(3):
         assert (await post(port, chat())).status == 200
+
+
+async def test_a_log_that_nobody_reads_keeps_nobody_from_being_served_nor_the_proxy_from_its_end(
+    start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    port = ports.free("127.0.0.1")
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    log = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        fill_pipe(log)
+        unread = ("sh", "-c", f'exec "$@" 2>{shlex.quote(str(path))}', "sh")
+        proxy = start_proxy("--port", str(port), *fake_engines(tmp_path), through=unread)
+
+        async def ready() -> bool:
+            try:
+                return (await ask(port, "GET", "/ready")).status == 200
+            except OSError:
+                return False
+
+        await eventually(ready, 30)
+        assert (await post(port, chat())).status == 200
+        said = b""
+
+        async def has_caught_up() -> bool:
+            nonlocal said
+            with contextlib.suppress(BlockingIOError):
+                said += os.read(log, 1 << 20)
+            return b"POST /v1/chat/completions 200" in said
+
+        await eventually(has_caught_up)  # nothing is asked meanwhile, and so no new line takes the others along
+        assert b"listening on http" in said
+        fill_pipe(log)
+        assert await asyncio.to_thread(proxy.stop) == 0
+    finally:
+        os.close(log)
 
 
 @linux

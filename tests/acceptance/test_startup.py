@@ -52,6 +52,17 @@ def test_a_taken_port(start_proxy: StartProxy) -> None:
     assert "--port" in sentence
 
 
+def test_localhost_is_every_address_of_that_name(start_proxy: StartProxy) -> None:
+    try:
+        named = {found[4][0] for found in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        named = {"127.0.0.1"}
+    running = start_proxy("--host", "localhost", "--upstream", "http://127.0.0.1:1").wait_listening()
+    for address in named:
+        socket.create_connection((str(address), running.port), timeout=5).close()
+
+
 def test_a_missing_model(start_proxy: StartProxy, tmp_path: Path) -> None:
     path = str(tmp_path / "nothing.gguf")
     assert path in complaint(start_proxy("--model", path), 2)

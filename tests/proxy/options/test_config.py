@@ -1,6 +1,7 @@
 """What the settings mean together, whichever way they came."""
 
 import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.options.sources import load
 
 ELSEWHERE = UpstreamSpec(url="http://127.0.0.1:1")
 
@@ -21,7 +23,34 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (settings.prefill_timeout, settings.stall_timeout, settings.drain_timeout) == (1800.0, 60.0, 60.0)
     assert (settings.max_body, settings.memory_limit) == (64 * 1024 * 1024, MemoryLimit(percent=80))
     assert (settings.log_format, settings.log_level) == ("text", "info")
-    assert settings.state_dir.name == "slotproxy"
+    assert settings.state_path.name == "slotproxy"
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user id without a name, as an arbitrary user of a container has."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    for variable in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_the_state_directory_must_be_given_where_it_is_needed() -> None:
+    settings = Settings(upstream=(ELSEWHERE,))
+    with pytest.raises(ConfigurationError, match="--state-dir"):
+        settings.supply(None)
+    given = replace(settings, state_dir=Path("/state"))
+    assert given.supply(None).state_dir == Path("/state")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_a_path_with_a_tilde_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ConfigurationError, match="--state-dir is '~/x', but ~ is no home directory"):
+        load(["--state-dir", "~/x"], {})
 
 
 def test_upstreams_without_a_model_start_no_engine_here() -> None:
