@@ -37,7 +37,7 @@ from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.pages import only_upstreams
 from slotproxy.proxy.operator.serving import Connect, served
 from slotproxy.proxy.operator.stopping import Stopping
-from slotproxy.proxy.operator.terminal_session import TerminalSession
+from slotproxy.proxy.terminal_session import TerminalSession
 from slotproxy.proxy.options import reload
 from slotproxy.proxy.options.config import Settings
 

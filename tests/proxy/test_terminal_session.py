@@ -11,7 +11,7 @@ from tests.running import Terminal
 
 OVER = """
 import signal
-from slotproxy.proxy.operator.terminal_session import TerminalSession
+from slotproxy.proxy.terminal_session import TerminalSession
 
 session = TerminalSession()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
