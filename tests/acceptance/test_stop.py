@@ -52,6 +52,7 @@ def test_sighup_is_a_reload_while_its_terminal_is_there(
     proxy.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "no option has changed" in proxy.log, "a reload")
     assert proxy.ready_count() == 1
+    assert proxy.stop() == 0  # before its terminal goes, which would stop it, too
 
 
 def test_with_nohup_it_outlives_its_terminal(start_proxy: StartProxy, tmp_path: Path, terminal: Terminal) -> None:
