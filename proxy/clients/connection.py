@@ -221,22 +221,19 @@ class ClientConnection(asyncio.Protocol):
         self._front.bodies_held -= self._charged
         self._charged = 0
 
-    def close(self, *, unread: bool = False) -> None:
-        """Close once the client has had the time to read what was written. `unread`: there is more of its to come, or
-        may be.
-        """
+    def close(self) -> None:
+        """Close once the client has had the time to read what was written."""
         transport = self.transport
         if transport is None or (self._closing and self._reading is _NOTHING):
             return
-        sends_on = unread or self._reading is not _HEAD or bool(self._held) or self._reading_paused
         self._closing = True
         self._reading = _NOTHING
         self._held = b""
         self._deadline = math.inf
         self._resume_reading()
         self._stop_timer()
-        if sends_on and not (self._ended or transport.is_closing()) and transport.can_write_eof():
-            # Closed now, the connection would be reset by what the client still sends, and the answer lost with it.
+        if not (self._ended or transport.is_closing()) and transport.can_write_eof():
+            # Closed now, the connection would be reset by what the client may still send, and the answer lost with it.
             transport.write_eof()
             self._start_timer(LINGER, self._shut)
         else:
@@ -262,7 +259,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._head.begun:
             self._front.handler.malformed(self, head_timeout(HEAD))
         else:
-            self.close()
+            self._closing = True  # nothing was written that could be lost
+            self._shut()
 
     # reading
 

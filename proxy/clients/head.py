@@ -30,6 +30,7 @@ _READ_HERE = frozenset(
     b"content-type content-encoding expect access-control-request-method access-control-request-headers".split()
 )
 _FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
+_CONNECTION = frozenset({b"connection", b"proxy-connection"})  # the second is no standard, and says close all the same
 _NO_NAMES: frozenset[bytes] = frozenset()
 
 SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS | frozenset({b"x-conversation-id"})
@@ -212,12 +213,13 @@ def _read(raw: bytes) -> RequestHead:
         raise head_too_large(f"The request has more than {MAX_FIELDS} header fields.")
     if len(raw) > MAX_LINE:
         _check_lines(lines)
-    method, _, rest = lines[0].partition(b" ")
-    target, _, version = rest.partition(b" ")
-    http11 = _VERSIONS.get(version)
+    words = lines[0].split(b" ")
+    if len(words) != 3:
+        words = [word for word in words if word]  # several blanks between two are read as one (RFC 9112 section 3)
+    http11 = _VERSIONS.get(words[2]) if len(words) == 3 else None
     if http11 is None:
         raise malformed("The request is not valid HTTP: its first line does not end with HTTP/1.1 or HTTP/1.0.")
-    head = RequestHead(method, target, http11=http11)
+    head = RequestHead(words[0], words[1], http11=http11)
     passing, special, named = head.lines, head.special, head.named
     known, repeated = _meanings.get, False
     for line in lines[1:-2]:
@@ -237,7 +239,7 @@ def _read(raw: bytes) -> RequestHead:
         else:
             repeated = True
     wish = named.get(b"connection")
-    if wish is not None and (repeated or not http11 or wish != b"keep-alive"):
+    if (wish is not None and (repeated or not http11 or wish != b"keep-alive")) or b"proxy-connection" in named:
         _connect(head)
     _frame(head)
     return head
@@ -252,7 +254,7 @@ def _check_lines(lines: list[bytes]) -> None:
 
 def _connect(head: RequestHead) -> None:
     """What the client wants of its connection."""
-    values = [line.partition(b":")[2] for name, line in head.special if name == b"connection"]
+    values = [line.partition(b":")[2] for name, line in head.special if name in _CONNECTION]
     tokens = {token.strip(b" \t").lower() for value in values for token in value.split(b",")}
     head.keep_alive = b"close" not in tokens and (head.http11 or b"keep-alive" in tokens)
     head.nominated = frozenset(tokens - {b"", b"close", b"keep-alive"})

@@ -102,7 +102,7 @@ class Forwarder:
         logger.debug("malformed request from %s: %s", client.peer, refusal.message)
         if client.transport is not None:
             client.transport.write(refusal_bytes(refusal, "", self.gate.request_id(None)))
-        client.close(unread=True)
+        client.close()
 
     # for exchanges
 

@@ -12,7 +12,7 @@ NAMES = ("X-A", "x-b", "Accept", "Cookie", "Authorization", "traceparent", "X_Un
 VALUES = ("", "1", "a, b", "a\tb", '"quoted; string"', "\xff\xfe obs-text", "close", "chunked", "0\t", "x" * 5000)
 TARGETS = ("/a", "/a?b=c&d=%2F..%2f", "/v1/../b", "//double", "/%00", "/chunked;x=1", "/" + "p" * 3000)
 EXTENSIONS = ("", ";a", ";a=b", ';a="b c"', ";" + "e" * 60)
-OURS = frozenset({"host", "content-length", "x-request-id", "x-slotproxy-via"})  # fields the engine gets from the proxy itself
+OURS = frozenset({"host", "content-length", "x-request-id", "x-slotproxy-via"})  # what an engine gets from the proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

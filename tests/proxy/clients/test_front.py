@@ -82,7 +82,7 @@ class Place:
     def malformed(self, client: ClientConnection, refusal: Refusal) -> None:
         if client.transport is not None:
             client.transport.write(refusal_bytes(refusal, "", "1"))
-        client.close(unread=True)
+        client.close()
 
     def finish(self) -> None:
         for exchange in self.slow:

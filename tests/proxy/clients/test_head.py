@@ -134,7 +134,7 @@ def test_what_two_recipients_might_read_in_two_ways_is_refused(fields: bytes, st
     "start",
     [
         b"GET / RTSP/1.0", b"SOURCE / ICE/1.0", b"GET / HTTP/2.0", b"GET / HTTP/0.9", b"GET / HTTP/1.2", b"GET /",
-        b"GET  / HTTP/1.1", b"GET / HTTP/1.1 ", b"FOO / HTTP/1.1", b"get / HTTP/1.1", b"GET /a b HTTP/1.1",
+        b"GET / HTTP/1.1 x", b" GET / HTTP/1.1", b"FOO / HTTP/1.1", b"get / HTTP/1.1", b"GET /a b HTTP/1.1",
         b"GET /\x01 HTTP/1.1", b"\x16\x03\x01", b"PRI * HTTP/2.0",
     ],
 )  # fmt: skip
@@ -144,6 +144,16 @@ def test_what_is_not_plain_http_is_refused_at_any_place_of_a_connection(start: b
     with pytest.raises(Refusal) as caught:
         reader.read(start + b"\r\nHost: a\r\n\r\n")
     assert caught.value.status == 400
+
+
+def test_several_blanks_between_two_words_are_read_as_one() -> None:
+    head, _ = read(b"GET  /x   HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert (head.method, head.target) == ("GET", b"/x")
+
+
+def test_a_client_that_says_close_to_a_proxy_means_it() -> None:
+    assert not read(b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: close\r\n\r\n")[0].keep_alive
+    assert read(b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: keep-alive\r\n\r\n")[0].keep_alive
 
 
 def test_http10_ends_its_connection_unless_it_asks_for_more_and_knows_no_chunks() -> None:

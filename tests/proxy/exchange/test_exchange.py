@@ -326,3 +326,16 @@ async def test_no_task_is_made_for_a_request_that_waits_for_nothing(stack: MakeS
             assert (await asyncio.shield(client.reader.readuntil(b'{"ok":true}'))).startswith(b"HTTP/1.1 200")
         loop.set_task_factory(None)
     assert [work for work in made if "Exchange" in work] == []
+
+
+async def test_a_refusal_that_ends_a_connection_is_read_by_a_client_that_goes_on_sending(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    async with connected(proxy.port) as client:
+        client.send(b"GET http://u@h/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.sleep(0.05)  # the answer is written by now, and not read
+        for _ in range(5):
+            client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.sleep(0.01)
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "malformed_request")
+        assert await client.closed()
