@@ -90,7 +90,11 @@ class Exchange(Answer):
         gate, request = self._forwarder.gate, self.request
         try:
             known = request.way
-            way = known[1] if known is not None and known[0] is gate.rules else gate.way(request)
+            if known is not None and known[0] is gate.rules:
+                way = known[1]
+            else:
+                way = gate.way(request)
+                self._outcome.path = request.path  # that of an absolute target by now
             if way is PREFLIGHT:
                 self._answer_preflight(gate.preflight(request))
                 return

@@ -74,6 +74,13 @@ async def test_nothing_ready_is_said_with_the_reason(stack: MakeStack) -> None:
     assert "no instance" in json.loads(body(answer))["reason"]
 
 
+async def test_a_served_request_with_an_absolute_target_is_counted_under_its_path(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    assert status(await proxy.ask(post(path="http://localhost/v1/chat/completions"))) == 200
+    counted = await proxy.ask(get("/metrics"))
+    assert b'slotproxy_requests_total{code="200",route="/v1/chat/completions"} 1.0' in counted
+
+
 async def test_the_metrics_page_is_what_prometheus_reads(stack: MakeStack) -> None:
     proxy = await stack(answering(OK))
     await proxy.ask(post())
