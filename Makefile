@@ -17,7 +17,8 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --all-extras --universal --pytho
 # A recipe's last words: what went wrong and what to do.
 SAY := sh -c 'echo "$$1" >&2; exit 1' make
 NOT_INSTALLED := The packages could not be installed, see above: check the network (and the package index that pip uses).
-SOURCES := .links/slotproxy tests scripts
+# The folders, not .links/: ruff follows no links there and would check none of the product.
+SOURCES := proxy instances tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-aiohttp check lint format types imports setup lock build smoke clean \

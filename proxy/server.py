@@ -29,7 +29,13 @@ from slotproxy.proxy.accounts.metrics import Metrics, release
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
 from slotproxy.proxy.clients.listening import (
-    Listening, announce, is_loopback, leads_to, listen, room_for_clients, tls_of,
+    Listening,
+    announce,
+    is_loopback,
+    leads_to,
+    listen,
+    room_for_clients,
+    tls_of,
 )
 from slotproxy.proxy.exchange.forward import Forwarder, Limits
 from slotproxy.proxy.exchange.gate import Gate
@@ -37,9 +43,9 @@ from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.pages import only_upstreams
 from slotproxy.proxy.operator.serving import Connect, served
 from slotproxy.proxy.operator.stopping import Stopping
-from slotproxy.proxy.terminal_session import TerminalSession
 from slotproxy.proxy.options import reload
 from slotproxy.proxy.options.config import Settings
+from slotproxy.proxy.terminal_session import TerminalSession
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +177,10 @@ class Server:
             hurried.cancel()
 
     async def _reload(self, front: Front, forwarder: Forwarder) -> None:
-        """Each SIGHUP that does not stop the proxy reads the configuration again. What is wrong with it is said, and the old one stays."""
+        """Each SIGHUP that does not stop the proxy reads the configuration again.
+
+        What is wrong with it is said, and the old one stays.
+        """
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
@@ -235,7 +244,6 @@ class Server:
         else:
             logger.info("%s again: not waiting for requests in flight", signal.Signals(number).name)
             self._hurry.set()
-
 
     def _on_hang_up(self) -> None:
         if not self._stops_with_terminal():

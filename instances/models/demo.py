@@ -48,9 +48,7 @@ def _cache() -> Path:
         path = platformdirs.user_cache_path("slotproxy")
         if path.is_absolute():  # without a home `~` stays as it is
             return path
-    raise ModelError(
-        "this user has no home directory to keep the demo model in: give --model, or set XDG_CACHE_HOME"
-    )
+    raise ModelError("this user has no home directory to keep the demo model in: give --model, or set XDG_CACHE_HOME")
 
 
 def fetch(cache: Path | None = None) -> Path:

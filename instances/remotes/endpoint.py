@@ -43,8 +43,8 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         tls=tls,
         observed=True,
         via=THIS_PROXY,
-        # OpenAI's SDKs are given a base URL with the version at its end, mostly /v1, and the paths that clients ask us for
-        # begin with /v1. Anthropic's are given one without.
+        # OpenAI's SDKs are given a base URL with the version at its end, mostly /v1, and the paths that clients ask us
+        # for begin with /v1. Anthropic's are given one without.
         base_path=path.removesuffix("/v1"),
         replaces_v1=api is Api.OPENAI and bool(path) and not path.endswith("/v1"),
         keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,

@@ -112,7 +112,9 @@ class Remote:
             if (
                 self._pace.steady
                 and not (self._limits or self._resumption)
-                and ((status < 400 and not fields) or (status < 500 and status not in REFUSALS and not mentioned(fields)))
+                and (
+                    (status < 400 and not fields) or (status < 500 and status not in REFUSALS and not mentioned(fields))
+                )
             ):
                 return  # as nearly always: what follows would change nothing
         now, wall = time.monotonic(), time.time()

@@ -1,6 +1,7 @@
 """What is wanted of a request's body, and what becomes of it for one upstream. Pure.
 
-Refused is only what would make proxy and engine read two different things, or cost too much; the engine judges the rest.
+Refused is only what would make proxy and engine read two different things, or cost too much; the engine judges the
+rest.
 """
 
 from slotproxy.proxy.clients import json_body

@@ -57,8 +57,8 @@ class RequestHead:
     """One request's start line and fields, checked as far as HTTP goes."""
 
     __slots__ = (
-        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path", "special",
-        "target", "way", "written",
+        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path",
+        "special", "target", "way", "written",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, http11: bool) -> None:
@@ -149,7 +149,7 @@ class LastHead:
 class HeadReader:
     """Takes the bytes of a connection until a head is whole, once for each request."""
 
-    __slots__ = ("_came", "_last", "_judge_of_head", "head")
+    __slots__ = ("_came", "_judge_of_head", "_last", "head")
 
     def __init__(self) -> None:
         self.head: RequestHead | None = None
@@ -177,7 +177,8 @@ class HeadReader:
                 if not data:
                     return None
             self._judge_of_head = httptools.HttpRequestParser(self)
-            self._judge_of_head.set_dangerous_leniencies(lenient_transfer_encoding=True)  # `_frame` is the stricter judge
+            # `_frame` is the stricter judge
+            self._judge_of_head.set_dangerous_leniencies(lenient_transfer_encoding=True)
         before = came[1 - len(_END) :]  # the end may have been cut
         found = (before + data).find(_END)
         if found < 0:

@@ -69,7 +69,11 @@ def _addresses(host: str) -> list[Address]:
         found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):  # UnicodeError: no name can be written like that
         raise ConfigurationError(f"--host {host} is no address or name of this machine") from None
-    return list(dict.fromkeys((family, str(address[0]), address[3] if len(address) == 4 else 0) for family, _, _, _, address in found))
+    return list(
+        dict.fromkeys(
+            (family, str(address[0]), address[3] if len(address) == 4 else 0) for family, _, _, _, address in found
+        )
+    )
 
 
 def _listen_on(addresses: Sequence[Address], port: int) -> Listening:
@@ -161,8 +165,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def leads_to(url: str, listening: Listening) -> bool:
-    """Whether a request to `url` would come to `listening`, as far as this machine can tell. Not for the event loop: a name
-    is looked up if the port is the same.
+    """Whether a request to `url` would come to `listening`, as far as this machine can tell.
+
+    Not for the event loop: a name is looked up if the port is the same.
     """
     parts = urlsplit(url)
     port = listening.port

@@ -4,14 +4,13 @@ A refusal gets a sink of its own, between the connection and the client's answer
 its end is looked at.
 """
 
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.instances.upstream import Observer
 from slotproxy.proxy.engines.heads import Head
+from slotproxy.proxy.engines.relay import EngineConnection
 from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
 

@@ -38,9 +38,9 @@ class EngineConnection(asyncio.Protocol):
     """One TCP connection to an engine, idle or with one request on it."""
 
     __slots__ = (
-        "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only", "_heard",
-        "_idle", "_lengths", "_outlet", "_reader", "_passed", "_passing_to", "_paused", "_plain", "_reason",
-        "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
+        "_between_chunks", "_body", "_codings", "_complete", "_fields", "_final", "_head_bytes", "_head_only",
+        "_heard", "_idle", "_lengths", "_outlet", "_passed", "_passing_to", "_paused", "_plain", "_reader",
+        "_reason", "_reusable", "_sink", "_stirred", "_until_close", "since", "transport", "upstream", "used",
     )  # fmt: skip
 
     _between_chunks: bool

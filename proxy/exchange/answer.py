@@ -210,11 +210,7 @@ class Answer(ABC):
 
     def closed(self) -> Failure | None:
         """A process that dies closes its connections, too: where a stream says itself that it ends, it has to have."""
-        if (
-            self.stream
-            and self.request.path in _SAY_THEIR_END
-            and (self.meter is None or not self.meter.ended)
-        ):
+        if self.stream and self.request.path in _SAY_THEIR_END and (self.meter is None or not self.meter.ended):
             return Failure(Kind.RESET, "it closed the connection in the middle of its answer")
         return self.receive(b"", True)
 

@@ -1,15 +1,15 @@
 """One request: lease a slot, send it, relay the answer, hand the slot back, account for it.
 
-    admit        the gate's rules; what is refused here is refused before its body is read
-    serve        a free slot and an idle connection: sent at once, from the callback that brought its last byte
-    _fetch       else a task waits for the slot, or connects
-    attempt_over stale: again on a fresh connection, once, the client does not notice
-                 reset, malformed, empty, before the client saw a byte: once more, on another upstream
-                 refused: on another upstream, as long as there is one
-                 afterwards: error event, cut
-                 an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else it is the
-                 client's
-    lease        released or abandoned, exactly one of them, on every path: abandoned where the engine may be working
+admit        the gate's rules; what is refused here is refused before its body is read
+serve        a free slot and an idle connection: sent at once, from the callback that brought its last byte
+_fetch       else a task waits for the slot, or connects
+attempt_over stale: again on a fresh connection, once, the client does not notice
+             reset, malformed, empty, before the client saw a byte: once more, on another upstream
+             refused: on another upstream, as long as there is one
+             afterwards: error event, cut
+             an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else it is the
+             client's
+lease        released or abandoned, exactly one of them, on every path: abandoned where the engine may be working
 """
 
 import asyncio
@@ -55,8 +55,8 @@ class Exchange(Answer):
     """A request on its way, and its answer; `clients.connection.Exchange`."""
 
     __slots__ = (
-        "_attempts", "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_task", "_upstream",
-        "is_page",
+        "_attempts", "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_task",
+        "_upstream", "is_page",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
@@ -455,9 +455,7 @@ class Exchange(Answer):
         keep = self._keeps_alive
         if self._client.transport is not None:
             request_id, http11 = self._outcome.request_id, self.request.http11
-            self._client.transport.write(
-                empty_bytes(204, fields, request_id, keep_alive=keep, http11=http11)
-            )
+            self._client.transport.write(empty_bytes(204, fields, request_id, keep_alive=keep, http11=http11))
         self._finish(keep_alive=keep)
 
     @property

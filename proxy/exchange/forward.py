@@ -199,5 +199,3 @@ class Forwarder:
         self.idle.close()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-
-

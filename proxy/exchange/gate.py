@@ -62,8 +62,9 @@ class Gate:
         return f"{self._prefix}-{next(self._numbers):x}"
 
     def way(self, head: RequestHead) -> Way:
-        """Where the request goes; kept in `head.way` with `rules`, since heads come again. Raises Refusal for what nobody
-        may hear of.
+        """Where the request goes; kept in `head.way` with `rules`, since heads come again.
+
+        Raises Refusal for what nobody may hear of.
         """
         way = self._judged(head)
         if way is ENGINE and head.path != MODELS:

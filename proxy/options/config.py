@@ -119,12 +119,17 @@ class Settings:
             many=True,
         ),
     ] = ()
-    host: Annotated[str, option(TEXT, "Address to listen on, or a name: all addresses of a name.", metavar="ADDRESS")] = "127.0.0.1"
+    host: Annotated[
+        str, option(TEXT, "Address to listen on, or a name: all addresses of a name.", metavar="ADDRESS")
+    ] = "127.0.0.1"
     port: Annotated[int, option(number(0, 65535), "Port to listen on; 0 picks a free one.", metavar="PORT")] = 8080
     state_dir: Annotated[
         Path | None,
         option(
-            PATH, "Directory of locks, engine logs and KV caches; needed where the user has no home directory.", unset="the platform's state directory", plan=True
+            PATH,
+            "Directory of locks, engine logs and KV caches; needed where the user has no home directory.",
+            unset="the platform's state directory",
+            plan=True,
         ),
     ] = field(default_factory=lambda: _default_state_dir())
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
@@ -194,7 +199,9 @@ class Settings:
     def state_path(self) -> Path:
         """Where locks, engine logs and KV caches are. Raises ConfigurationError where that is not known."""
         if self.state_dir is None:
-            raise ConfigurationError("this user has no home directory for locks, engine logs and KV caches: give --state-dir")
+            raise ConfigurationError(
+                "this user has no home directory for locks, engine logs and KV caches: give --state-dir"
+            )
         return self.state_dir
 
     def keys(self) -> tuple[str, ...]:
