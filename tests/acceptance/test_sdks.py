@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance.conftest import StartBehind
 from tests.running import Running
 
+GREEDY = {"temperature": 0}
 MESSAGES: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "Say hi."}]
 JSON = "Content-Type: application/json"
 TOOL: openai.types.chat.ChatCompletionToolParam = {
@@ -141,8 +142,10 @@ def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_stream(claude: anthropic.Anthropic) -> None:
+    # llama.cpp leaves message_start out where its first token is half of a character, as most emoji's are; this model
+    # says one now and then when it draws at random.
     messages: list[anthropic.types.MessageParam] = [{"role": "user", "content": "Say hi."}]
-    with claude.messages.stream(model="demo", max_tokens=8, messages=messages) as stream:
+    with claude.messages.stream(model="demo", max_tokens=8, extra_body=GREEDY, messages=messages) as stream:
         assert "".join(stream.text_stream)
         assert stream.get_final_message().stop_reason in ("max_tokens", "end_turn")
 
