@@ -1,0 +1,51 @@
+"""What a request says of itself to whoever gives out slots. Pure values.
+
+A prompt is known by its blocks: the text of the conversation as the engine will read it, cut at messages and, where a
+message is long, within it. Each block has a number that stands for all the text from the beginning to its end, so that
+two prompts begin alike exactly as far as their numbers are the same.
+"""
+
+import enum
+from dataclasses import dataclass
+
+
+class Priority(enum.Enum):
+    """`x-slotproxy-priority`: batch waits while others are waiting, but not for ever."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """A prompt's blocks. `numbers` and `ends` are of one length, and so are `turn_numbers` and `turn_ends`."""
+
+    numbers: tuple[int, ...] = ()  # of 64 bits each; the i-th: the text up to the end of block i
+    ends: tuple[int, ...] = ()  # bytes of text up to there; rising
+    # The same from the first message of the user on. What comes before it may change with every request (a billing
+    # line, the time of day) and so hide that the conversation goes on.
+    turn_numbers: tuple[int, ...] = ()
+    turn_ends: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of it."""
+        return self.ends[-1] if self.ends else 0
+
+
+NO_PREFIX = Prefix()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One request's claim to a slot."""
+
+    principal: str = ""  # who asks: the label of the key, else the client's address; never the key itself
+    priority: Priority = Priority.INTERACTIVE
+    session: str | None = None  # the conversation, as the client names it; counts within its principal only
+    prefix: Prefix = NO_PREFIX
+
+    @property
+    def expected_prefill(self) -> int:
+        """Tokens to compute where nothing of the prompt is cached, by the usual four bytes for each."""
+        return self.prefix.size // 4
