@@ -17,7 +17,7 @@ from slotproxy.instances.slots.routing import Policy, Seat, Wait, busyness, with
 
 MOST_HELD = 32  # conversations that are remembered of one engine
 FIRST_DEPTH = 4  # conversations an engine is believed to hold, until it shows that it does not
-BESIDE = 0.8  # of what an engine may hold beside its slots, so much is counted on
+BESIDE, DOUBTFUL = 0.8, 0.2  # of what an engine holds beside its slots, or perhaps holds, so much is counted on
 WORTHWHILE = 64  # tokens below which nothing is gained by knowing where they are
 HALF_LIFE = 300.0  # seconds after which a conversation goes on half as likely
 LONGEST_DELAY = 0.05  # seconds a client may be delayed so that another's conversation is saved
@@ -63,7 +63,6 @@ class Way(NamedTuple):
     seconds: float  # until its first token, and what others lose by it
     computed: float  # tokens of its prompt
     have: float  # tokens of its prompt that are there already
-    position: int  # of what is there among what the engine holds; -1: nothing is
     restore: Record | None  # is to be read from the store first
     keep: Record | None  # is to be saved before that, or it would be lost
     displaces: bool  # another conversation that lives, and is saved nowhere
@@ -177,7 +176,7 @@ class Affinity:
         stays = not is_there or (position == 0 and goes_on)
         lost = 0.0 if first is None or stays else self._loss(first, matches, now)
         displaces = lost > 0.0 and not goes_on and first is not None and not self._is_saved(first)
-        way = Way(self._compute(size - have) + lost, size - have, have, position, None, None, displaces)
+        way = Way(self._compute(size - have) + lost, size - have, have, None, None, displaces)
         saved, stored = self._stored(home, claim, matches)
         if saved is None or stored < have + WORTHWHILE:
             return way
@@ -191,7 +190,7 @@ class Affinity:
                 keep, seconds = first.record, seconds + cost
         if seconds + MARGIN > way.seconds:
             return way
-        return Way(seconds, size - stored, stored, 0, saved, keep, displaces=False)
+        return Way(seconds, size - stored, stored, saved, keep, displaces=False)
 
     def _have(self, seat: Seat, home: Home, claim: Claim, matches: Iterable[Match]) -> tuple[float, int, bool]:
         """Tokens of the prompt that the engine is believed to hold, where among what it holds, and whether in the same
@@ -203,10 +202,11 @@ class Affinity:
             if held is None:
                 continue
             position = home.held.index(held)
-            if position >= max(home.depth, seat.slots):
-                continue
-            sure = position < seat.slots and seat.last_grant == home.grant
-            have = self._alike(claim, match, held.prefix, held.tokens) * (1.0 if sure else BESIDE)
+            if position < seat.slots and seat.last_grant == home.grant:
+                trust = 1.0
+            else:
+                trust = BESIDE if position < max(home.depth, seat.slots) else DOUBTFUL
+            have = trust * self._alike(claim, match, held.prefix, held.tokens)
             if have > most:
                 most, at, goes_on = have, position, match.continues
         return most, at, goes_on
@@ -348,15 +348,20 @@ class Affinity:
 
     def _correct(self, home: Home, turn: Turn, cached: int) -> None:
         """The engine had less than it was believed to have, or more."""
-        way = turn.way
-        if way.restore is not None or way.position < 0 or way.have < WORTHWHILE:
+        held = self._places.get(turn.record, {}).get(turn.member)
+        if held is None or turn.restore is not None:
             return
-        if cached >= way.have / 2:
-            home.depth = min(MOST_HELD, max(home.depth, way.position + 1))
+        blocks = common(turn.claim.prefix.numbers, held.prefix.numbers)
+        expected = min(held.tokens, turn.claim.prefix.ends[blocks - 1] / self.text.value) if blocks else 0
+        if expected < WORTHWHILE:
             return
-        home.depth = max(1, way.position)
-        for held in home.held[way.position :]:
-            self._lose(home, held)
+        position = home.held.index(held)
+        if cached >= expected / 2:
+            home.depth = max(home.depth, position + 1)
+        else:
+            home.depth = max(1, position)
+            for lost in home.held[position:]:
+                self._lose(home, lost)
 
     def _hold(self, home: Home, held: Held, turn: Turn) -> None:
         before = self._places.setdefault(held.record, {}).get(turn.member)
@@ -390,7 +395,7 @@ class Affinity:
             self._saved.pop(turn.restore, None)
         self._lose_first(turn.member)
         turn.result = Result.SPILL
-        turn.way = turn.way._replace(restore=None, have=0.0, position=-1)
+        turn.way = turn.way._replace(restore=None, have=0.0)
 
     def to_be_saved(self, member: Any) -> Held | None:
         """What the slot of an idle engine holds, if it is worth saving and is not saved yet."""
@@ -481,6 +486,6 @@ class Affinity:
                 self._lose(self._homes[place], self._places[record][place])
 
 
-def _preference(way: tuple[Way, Seat]) -> tuple[bool, float, tuple[float, int, int]]:
+def _preference(way: tuple[Way, Seat]) -> tuple[bool, float, bool, tuple[float, int, int]]:
     cost, seat = way
-    return cost.displaces, round(cost.seconds / MARGIN), busyness(seat)
+    return cost.displaces, round(cost.seconds / MARGIN), cost.restore is not None, busyness(seat)

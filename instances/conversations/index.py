@@ -13,6 +13,8 @@ from slotproxy.instances.slots.claim import NO_PREFIX, Claim, Prefix
 
 MOST_RECORDS = 4096
 MOST_BLOCKS = 131_072  # of all records: some 32 MiB
+CHANGING = 256  # bytes by which a system prompt changes in length from one turn to the next
+GREETING = 256  # bytes of a first message with which many conversations may begin
 MOST_MATCHES = 64  # records that are looked at for one prompt
 
 
@@ -56,6 +58,10 @@ class Index:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The one used longest ago first."""
+        return iter(self._records)
 
     def __contains__(self, record: object) -> bool:
         return record in self._records
@@ -226,7 +232,16 @@ def _goes_on(claim: Claim, record: Record, depth: int, from_turns: bool) -> bool
     if claim.principal != record.principal or record.session is not None:
         return False
     numbers, turns = record.prefix.numbers, record.prefix.turn_numbers
-    theirs = turns if from_turns else numbers
-    before_turns = len(numbers) - len(turns) if turns and not from_turns else 0
-    # All but its last block, and more than what comes before the first message of the user: that part is common to many.
-    return depth + 1 >= max(len(theirs) - 1, before_turns + 1)
+    if from_turns:
+        return depth + 1 >= len(turns) - 1 and _is_no_chance(claim.prefix, record.prefix, depth)
+    before_turns = len(numbers) - len(turns) if turns else 0
+    # All but its last block, and more than what comes before the first message of the user: that is common to many.
+    return depth + 1 >= max(len(numbers) - 1, before_turns + 1)
+
+
+def _is_no_chance(one: Prefix, other: Prefix, depth: int) -> bool:
+    """Whether what comes before the first message of the user may be the same but for a line that changes: there is as
+    much of it, and what follows is more than a greeting.
+    """
+    differ = abs((one.size - one.turn_ends[-1]) - (other.size - other.turn_ends[-1]))
+    return differ <= CHANGING and (depth > 0 or one.turn_ends[0] >= GREETING)
