@@ -35,6 +35,10 @@ class Record:
         return f"<Record {self.principal!r} {self.session!r}, {self.tokens} tokens, {self.turns} turns>"
 
 
+Holders = dict[int, dict[Record, None]]
+"""By the number of a block: the conversations that have it, the latest last."""
+
+
 class Match(NamedTuple):
     """How far a prompt goes along with a record."""
 
@@ -52,8 +56,8 @@ class Index:
         self._most_records, self._most_blocks = records, blocks
         self._records: OrderedDict[Record, None] = OrderedDict()  # the one used longest ago first
         self._sessions: dict[tuple[str, str], Record] = {}
-        self._holders: dict[int, set[Record]] = {}  # by block number
-        self._turns: dict[int, set[Record]] = {}  # the same from the first message of the user on
+        self._holders: Holders = {}
+        self._turns: Holders = {}  # the same from the first message of the user on
         self._blocks = 0
 
     def __len__(self) -> int:
@@ -82,7 +86,9 @@ class Index:
         if own is not None:
             found.append(Match(own, self._size(claim, own), continues=True))
         for depth, holders in self._levels(numbers, self._holders):
-            for record in holders - seen:
+            for record in reversed(holders):
+                if record in seen:
+                    continue
                 seen.add(record)
                 size = claim.prefix.ends[depth] if self._may_use(claim, record) else self._shared(claim, depth)
                 if size:
@@ -108,7 +114,9 @@ class Index:
         """Conversations that have the block of this number."""
         return len(self._holders.get(number, ()))
 
-    def _levels(self, numbers: tuple[int, ...], holders: dict[int, set[Record]]) -> Iterator[tuple[int, set[Record]]]:
+    def _levels(
+        self, numbers: tuple[int, ...], holders: dict[int, dict[Record, None]]
+    ) -> Iterator[tuple[int, dict[Record, None]]]:
         """The deepest block that any record has, then each above it that more records have."""
         low, high = 0, len(numbers)
         while low < high:  # every block up to the deepest is there
@@ -196,7 +204,7 @@ class Index:
         prefix = record.prefix
         for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
             for number in numbers:
-                holders.setdefault(number, set()).add(record)
+                holders.setdefault(number, {})[record] = None
             self._blocks += len(numbers)
 
     def _leave(self, record: Record) -> None:
@@ -205,7 +213,7 @@ class Index:
         for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
             for number in numbers:
                 records = holders[number]
-                records.discard(record)
+                records.pop(record, None)
                 if not records:
                     del holders[number]
             self._blocks -= len(numbers)

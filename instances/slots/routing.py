@@ -57,7 +57,7 @@ def without_overflow(seats: Sequence[Seat]) -> Sequence[Seat]:
 
 
 def least_busy(seats: Sequence[Seat]) -> Seat:
-    """Fewest leased slots relative to its slots; among equals the coldest, then the one that was granted longest ago."""
+    """Fewest leased slots relative to its slots; among equals the coldest, then the one granted longest ago."""
     if len(seats) == 1:
         return seats[0]
     return min(seats, key=busyness)

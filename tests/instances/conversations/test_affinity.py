@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.conversations_text import claim
 
-from slotproxy.instances.conversations.affinity import Affinity, Held, Result, Saved, Turn
+from slotproxy.instances.conversations.affinity import Affinity, Result, Turn
+from slotproxy.instances.conversations.holdings import Held, Saved
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
+from tests.conversations_text import claim
 
 SYSTEM = "s" * 2000
 LONG = "w" * 4000  # 1000 tokens: ten seconds at first
@@ -20,7 +21,7 @@ class Bench:
 
     def __init__(self, engines: str = "ab", *, build: str | None = None, **affinity: Any) -> None:
         self.affinity = Affinity(least_busy, **affinity)
-        self.affinity.kv.observe(1000.0)
+        self.affinity.figures.kv.observe(1000.0)
         self.pool: Pool[str] = Pool(8, least_busy, claim_policy=self.affinity)
         self.now = 100.0
         for engine in engines:
@@ -185,7 +186,7 @@ def test_nothing_is_restored_over_what_takes_too_long_to_save() -> None:
     bench.whole(claim(SYSTEM, LONG), save=True)
     bench.whole(claim("t" * 2000, "two"))
     for _ in range(20):
-        bench.affinity.write.observe(1e-6)  # half a second for its half a megabyte
+        bench.affinity.figures.write.observe(1e-6)  # half a second for its half a megabyte
     taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
     assert taken is not None
     assert taken[2].restore is None
@@ -308,7 +309,7 @@ def test_what_can_be_computed_faster_than_it_is_saved_is_not_saved() -> None:
     bench = Bench("a", build="build")
     bench.whole(claim(SYSTEM, LONG))
     for _ in range(50):
-        bench.affinity.write.observe(1e-5)  # ten times as slow as computing it
+        bench.affinity.figures.write.observe(1e-5)  # ten times as slow as computing it
     assert bench.affinity.to_be_saved("a") is None
 
 

@@ -3,9 +3,9 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conversations_text import claim
 
 from slotproxy.instances.conversations.index import Index, common
+from tests.conversations_text import claim
 
 S = "s" * 400
 
