@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,7 @@ def test_only_a_whole_beginning_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("other", [{"principal": "you"}, {"build": "c"}])
-def test_nothing_of_another_principal_or_build_is_replaced(other: dict[str, str]) -> None:
+def test_nothing_of_another_principal_or_build_is_replaced(other: dict[str, Any]) -> None:
     store = Store(100)
     store.add(saved("a", 1, **other))
     assert store.add(saved("b", 1, 2)) == ()
