@@ -161,8 +161,8 @@ class Settings:
         str,
         option(
             SWITCH,
-            "Let a client begin with what others have computed, where two have sent that beginning themselves; how soon "
-            "its answer comes then tells that somebody did.",
+            "Let a client begin with what others have computed, where two have sent that beginning themselves; how "
+            "soon its answer comes then tells that somebody did.",
         ),
     ] = "on"
     queue_limit: Annotated[int, option(number(0), "Requests that may wait for a slot.")] = 64
