@@ -29,6 +29,8 @@ from slotproxy.proxy.options.values import (
     PATH,
     SHARE,
     SIZE,
+    SIZE_OR_ZERO,
+    SWITCH,
     TEXT,
     TIME,
     TIME_OR_ZERO,
@@ -135,6 +137,34 @@ class Settings:
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
         "least-busy"
     )
+    affinity: Annotated[
+        str,
+        option(
+            SWITCH,
+            "Prefer the instance that has a conversation's beginning computed, and hand what is computed over to "
+            "others.",
+        ),
+    ] = "on"
+    kv_store_limit: Annotated[
+        int | None,
+        option(
+            SIZE_OR_ZERO,
+            "Disk for saved conversations, which any instance can go on with as if it had computed them; 0: none are "
+            "saved.",
+            unset="a tenth of the free disk, at most 8GiB",
+        ),
+    ] = None
+    kv_keep: Annotated[
+        bool, option(FLAG, "Keep saved conversations for the next start instead of deleting them at a stop.")
+    ] = False
+    kv_share: Annotated[
+        str,
+        option(
+            SWITCH,
+            "Let a client begin with what others have computed, where two have sent that beginning themselves; how "
+            "soon its answer comes then tells that somebody did.",
+        ),
+    ] = "on"
     queue_limit: Annotated[int, option(number(0), "Requests that may wait for a slot.")] = 64
     queue_per_client: Annotated[
         int | None,
@@ -255,6 +285,10 @@ class Settings:
             upstreams=self.upstream,
             state_dir=self.state_path,
             drain_timeout=self.drain_timeout,
+            affinity=self.affinity == "on",
+            kv_store_limit=self.kv_store_limit,
+            kv_keep=self.kv_keep,
+            kv_share=self.kv_share == "on",
         )
 
 
