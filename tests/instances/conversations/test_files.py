@@ -20,13 +20,6 @@ TEXT = b"keys and values"
 BIG = (1 << 64) - 1
 
 
-@pytest.fixture
-async def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "kv-store")
-    assert await folder.open(keep=False) == ()
-    return folder
-
-
 async def saved(folder: Folder, text: bytes = TEXT) -> Saved:
     draft = folder.draft()
     (folder.path / draft).write_bytes(text)
