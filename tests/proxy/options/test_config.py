@@ -83,6 +83,14 @@ def test_keys_of_the_option_and_of_the_file_are_put_together(tmp_path: Path) -> 
     assert settings.keys() == ("sk-zero", "sk-one", "sk-two", "sk-with#inside")
 
 
+def test_a_key_without_a_label_is_known_by_its_place_among_all(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("alice: sk-one\nsk-two\nsk-three # bob\n")
+    labelled = Settings(api_key=("sk-zero",), api_key_file=path).labelled_keys()
+    assert labelled == (("key-1", "sk-zero"), ("alice", "sk-one"), ("key-3", "sk-two"), ("bob", "sk-three"))
+    assert Settings().labelled_keys() == ()
+
+
 @pytest.mark.parametrize(
     "content",
     [
