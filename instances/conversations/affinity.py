@@ -317,8 +317,17 @@ class Affinity:
         if turn.restore is not None:
             self.holdings.unsave(turn.restore)
         self.holdings.lose_first(turn.member)
+        self.left_as_it_is(turn)
+
+    def left_as_it_is(self, turn: Turn) -> None:
+        """Nothing was restored: what the slot holds had to stay, or what was saved is gone."""
         turn.result = Result.SPILL
         turn.way = turn.way._replace(restore=None, have=0.0)
+
+    def to_be_kept(self, member: Any, record: Record) -> Held | None:
+        """What the slot of the engine holds, if that is the conversation which is to be kept."""
+        home = self.holdings.home(member)
+        return home.held[0] if home.held and home.held[0].record is record else None
 
     def to_be_saved(self, member: Any) -> Held | None:
         """What the slot of an idle engine holds, if it is worth saving and is not saved yet."""
