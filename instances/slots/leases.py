@@ -170,7 +170,7 @@ class Leases:
     def has_choice(self) -> bool:
         """Whether it matters what a request is about."""
         pool = self._pool
-        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) > 1)
+        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) != 1)
 
     @property
     def has_free_slot(self) -> bool:
