@@ -5,6 +5,6 @@
 `Lease`, then `release` or `abandon` it. What requests learn of an upstream goes to the `UpstreamOwner`, which is
 `aftercare`.
 
-What a request says of itself is its `claim`. `line` says who is next, fair between those who ask: each is a `principal`,
-and `levels` keeps what it has had of the engines. `service_rate` says how long a turn will be waited for.
+What a request says of itself is its `claim`. `line` says who is next, fair between those who ask; each is a `principal`
+whose service `levels` keeps. `service_rate` says how long a turn will take to come.
 """

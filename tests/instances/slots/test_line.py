@@ -330,7 +330,7 @@ def test_a_debt_is_halved_with_every_half_life() -> None:
 def test_service_of_a_moment_ago_counts_for_more() -> None:
     line = Line()
     line.passed(1, claim("earlier"), NOW)
-    line.served(1, 100 * USUAL_COST, NOW)
+    line.served(1, 110 * USUAL_COST, NOW)
     later = NOW + HALF_LIFE - 1
     line.passed(2, claim("later"), later)
     line.served(2, 100 * USUAL_COST, later)
@@ -341,13 +341,13 @@ def test_service_of_a_moment_ago_counts_for_more() -> None:
 
 def test_service_that_came_without_waiting_is_service_all_the_same() -> None:
     engines = Engines(Line())
-    engines.ask(*[claim("busy")] * 11)
+    engines.ask(*[claim("busy")] * 15)
     for _ in range(10):
         engines.serve()
     engines.line.passed(-1, claim("new"), NOW)
     engines.line.served(-1, 3 * USUAL_COST, NOW)
     (new,) = engines.ask(claim("new"))
-    assert engines.line.position(new, NOW) == 1
+    assert 3 <= engines.line.position(new, NOW) <= 4
 
 
 def test_what_costs_nothing_cannot_be_asked_for_ever_before_others() -> None:
