@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from slotproxy.instances.errors import ClientQueueFull, QueueFull
 from slotproxy.instances.slots.claim import Claim, Prefix, Priority
-from slotproxy.instances.slots.line import HALF_LIFE, PATIENCE, REMEMBERED, Ahead, Line
+from slotproxy.instances.slots.levels import HALF_LIFE, REMEMBERED
+from slotproxy.instances.slots.line import PATIENCE, Ahead, Line
 from slotproxy.instances.slots.principal import USUAL_COST
 
 NOW = 1000.0
@@ -324,6 +325,44 @@ def test_a_debt_is_halved_with_every_half_life() -> None:
     for ticket in range(3, 43):
         line.join(ticket, claim("other"), later)
     assert 9 <= ordered(line, later).index(2) <= 11
+
+
+def test_service_of_a_moment_ago_counts_for_more() -> None:
+    line = Line()
+    line.passed(1, claim("earlier"), NOW)
+    line.served(1, 110 * USUAL_COST, NOW)
+    later = NOW + HALF_LIFE - 1
+    line.passed(2, claim("later"), later)
+    line.served(2, 100 * USUAL_COST, later)
+    line.join(3, claim("later"), later)
+    line.join(4, claim("earlier"), later)
+    assert ordered(line, later) == [4, 3]
+
+
+def test_service_that_came_without_waiting_is_service_all_the_same() -> None:
+    engines = Engines(Line())
+    engines.ask(*[claim("busy")] * 15)
+    for _ in range(10):
+        engines.serve()
+    engines.line.passed(-1, claim("new"), NOW)
+    engines.line.served(-1, 3 * USUAL_COST, NOW)
+    (new,) = engines.ask(claim("new"))
+    assert 3 <= engines.line.position(new, NOW) <= 4
+
+
+def test_what_costs_nothing_cannot_be_asked_for_ever_before_others() -> None:
+    engines = Engines(Line())
+    for _ in range(200):
+        engines.ask(claim("free"), cost=0.0)
+        engines.serve()
+    engines.line.passed(-1, claim("greedy"), NOW)
+    engines.line.served(-1, 300.0, NOW)
+    engines.ask(claim("greedy"))
+    for count in itertools.count():
+        engines.ask(claim("free"), cost=0.0)
+        if engines.serve() == "greedy":
+            break
+        assert count < 400
 
 
 def test_a_slot_that_is_held_counts_as_what_it_is_expected_to_cost() -> None:
