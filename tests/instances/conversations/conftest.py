@@ -1,7 +1,9 @@
 """An engine that saves slots as llama-server does and computes nothing, with a number of tokens for each text."""
 
 import json
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,23 @@ class StubEngine:
         if what == "erase":
             return {"n_erased": cached}
         return {"timings": {"cache_n": cached, "prompt_n": TOKENS - cached}}
+
+
+@contextmanager
+def mounted(path: Path) -> Iterator[Path]:
+    """A file system at `path`, in memory, of 2 MiB. Skips the test where that takes rights it does not have."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except OSError:
+        done = False
+    if not done:
+        pytest.skip("only root may mount")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # an engine may still have it open
 
 
 @pytest.fixture
