@@ -28,12 +28,14 @@ class StubEngine:
         self.reuses = TOKENS - 1
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[str] = []
+        self.paths: set[str] = set()
         self.cached = 0
         self.upstream = Upstream(instance="0", host="127.0.0.1", port=1)
 
     async def answer(self, request: web.Request) -> web.Response:
         what = request.query.get("action", request.path)
         self.asked.append(what)
+        self.paths.add(request.path)
         body = await request.json()
         usual = self._do(what, body)
         status, document = self.answers.get(what, (200, usual))

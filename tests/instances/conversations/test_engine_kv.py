@@ -101,6 +101,7 @@ async def test_an_engine_that_has_no_such_actions_is_not_asked(
 async def test_the_path_is_the_profiles(kv: EngineKv, stub: StubEngine) -> None:
     stub.answers["save"] = 200, {"n_saved": 1, "n_written": 2}
     assert isinstance(await act(kv, "save", stub.upstream, Kv(how="slots", path="/slots/3")), SavedBytes)
+    assert stub.paths == {"/slots/3"}
 
 
 @pytest.mark.parametrize(("value", "counted"), [(0, 0), (7, 7), (-1, None), (True, None), ("7", None), (7.0, None)])
