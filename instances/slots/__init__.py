@@ -1,6 +1,7 @@
 """The queue, the leases, and who gets which slot.
 
-`pool` is the pure core: members with slots, tickets in a queue, grants; `routing` picks among members with a free slot.
+`pool` is the pure core: members with slots, tickets in a queue, grants; `routing` picks among members with a free slot;
+`beside` counts what engines answer beside their slots.
 `leases` is its asyncio shell, and the one thing that the proxy's side of a request touches here: `take` or `wait` for a
 `Lease`, then `release` or `abandon` it. What requests learn of an upstream goes to the `UpstreamOwner`, which is
 `aftercare`.
