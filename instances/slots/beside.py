@@ -20,19 +20,18 @@ class Beside:
 
     def __init__(self) -> None:
         self._answer(NO_REQUESTS)
-        self._members: list[Upstream] = []
+        self._members: dict[Upstream, None] = {}  # in the order they came
         self._out: Counter[Upstream] = Counter()  # none that has nothing out: a restarted engine is another upstream
         self._all = 0
 
     def offer(self, upstream: Upstream) -> None:
         """It may be asked from now on; again, it makes no difference."""
-        if upstream not in self._members:
-            self._members.append(upstream)
+        self._members[upstream] = None
         self._answer(self._requests | upstream.slotless)
 
     def withdraw(self, upstream: Upstream) -> None:
         """It is asked no more; what is out stays out."""
-        self._members = [member for member in self._members if member is not upstream]
+        self._members.pop(upstream, None)
         self._answer(functools.reduce(operator.or_, (member.slotless for member in self._members), NO_REQUESTS))
 
     def _answer(self, requests: Slotless) -> None:

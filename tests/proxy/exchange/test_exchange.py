@@ -71,6 +71,20 @@ async def test_the_method_says_whether_a_request_needs_a_slot(stack: MakeStack) 
     assert [head.split(b" ")[0] for head in engine.heads] == [b"GET", b"HEAD"]
 
 
+async def test_what_needs_no_slot_is_not_refused_before_its_body_came(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK), queue=0, slotless=("/tokenize",))
+    proxy.leases.take()
+    for path, expected in [("/tokenize", [100, 200]), ("/completion", [429])]:
+        async with connected(proxy.port) as client:
+            client.send(b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % path.encode())
+            client.send(b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            statuses = [(await client.head()).status]
+            if statuses == [100]:
+                client.send(b"{}")
+                statuses.append((await client.head()).status)
+        assert statuses == expected
+
+
 async def test_beyond_what_there_may_be_beside_the_slots_the_queue_holds(stack: MakeStack) -> None:
     reached, go_on = asyncio.Semaphore(0), asyncio.Event()
 
