@@ -107,7 +107,7 @@ class Http(_Table, frozen=True, kw_only=True):
     keepalive: Seconds = 0.0  # idle connections may be used again for so long; 0: one request per connection
     drop_headers: tuple[str, ...] = ()
     write_stall: Seconds = 0.0  # the engine drops a stream that is not read for so long; 0: it waits
-    slotless: tuple[Path_, ...] = ()  # paths it answers beside its slot, so that they need no lease
+    slotless: tuple[str, ...] = ()  # what it answers beside its slot, so that it needs no lease
     model: str | None = None  # sent as the model of every request; None: what the client says
 
 
