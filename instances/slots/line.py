@@ -168,10 +168,10 @@ class Line:
     def _foreseen(self, unit: float) -> Iterator[Turn]:
         """All that wait, in the order in which they are served if every one costs what is expected."""
         foreground, background = self._foreground.values(), self._background.values()
-        keys = {one.name: one.level + unit * one.in_flight for one in (*foreground, *background)}
+        in_flight = {one.name: one.in_flight for one in (*foreground, *background)}
         batch = [[*one.batch.values()] for one in background]
-        yield from _in_turn([[*one.foreground()] for one in foreground], keys, unit)
-        yield from _in_turn(batch, keys, unit)
+        yield from _in_turn([[*one.foreground()] for one in foreground], in_flight, unit)
+        yield from _in_turn(batch, in_flight, unit)
 
     # who waits
 
@@ -233,19 +233,23 @@ class Line:
                 del self._background[principal.name]
 
 
-def _in_turn(groups: Sequence[Sequence[Turn]], keys: dict[str, float], unit: float) -> Iterator[Turn]:
+def _in_turn(groups: Sequence[Sequence[Turn]], in_flight: dict[str, float], unit: float) -> Iterator[Turn]:
     """Each principal's own tickets in their order, and always that of the principal with the lowest key, which rises
-    by what the ticket is expected to cost.
+    by what the ticket is expected to cost: reckoned as for tickets that are granted, for the same roundings.
     """
-    turns = [(keys[own[0].principal.name], own[0].number, 0, own) for own in groups]
+
+    def turn_at(index: int, own: Sequence[Turn]) -> tuple[float, int, int, Sequence[Turn]]:
+        principal = own[index].principal
+        return principal.level + unit * in_flight[principal.name], own[index].number, index, own
+
+    turns = [turn_at(0, own) for own in groups]
     heapify(turns)
     while turns:
-        key, _, index, own = turns[0]
+        _, _, index, own = turns[0]
         turn = own[index]
         yield turn
-        principal = turn.principal
-        key = keys[principal.name] = key + unit * turn.tokens / principal.weight
+        in_flight[turn.principal.name] += turn.tokens / turn.principal.weight
         if index + 1 < len(own):
-            heapreplace(turns, (key, own[index + 1].number, index + 1, own))
+            heapreplace(turns, turn_at(index + 1, own))
         else:
             heappop(turns)

@@ -186,6 +186,25 @@ def test_the_order_is_that_in_which_tickets_are_granted(steps: Steps) -> None:
     assert ordered(foreseen, now) == granted
 
 
+def test_what_is_foreseen_heeds_weights_and_what_a_token_counts_now() -> None:
+    line, other = Line(weights={"heavy": 3.0}), Line(weights={"heavy": 3.0})
+    later = NOW + HALF_LIFE - 1
+    for one in (line, other):
+        one.passed(-1, claim("first"), NOW)
+        one.passed(-2, claim("greedy"), later)
+        one.served(-2, 6 * USUAL_COST, later)
+        for ticket in range(0, 60, 3):
+            one.join(ticket, claim("greedy"), later)
+            one.join(ticket + 1, claim("heavy"), later)
+            one.join(ticket + 2, claim("light"), later)
+    granted = []
+    while len(line):
+        granted.append(next(line.order(later)))
+        line.granted(granted[-1], later)
+    assert ordered(other, later) == granted
+    assert granted.index(0) >= 15, "six of the light and three times as many of the heavy come first"
+
+
 @given(STEPS, st.integers(0, 9))
 def test_a_ticket_that_is_passed_over_does_not_come_again(steps: Steps, which: int) -> None:
     line = Line()
@@ -487,6 +506,16 @@ def test_the_batch_is_fair_within_itself() -> None:
     engines.serve()
     (ticket,) = engines.ask(claim("other", batch=True))
     assert engines.line.position(ticket, NOW) <= 2
+
+
+def test_nothing_is_owed_to_the_batch_for_the_time_in_which_it_was_not_asked_for_anything() -> None:
+    engines = Engines(Line())
+    engines.ask(*[claim("busy", batch=True)] * 60)
+    for _ in range(20):
+        engines.serve()
+    engines.ask(*[claim("new", batch=True)] * 30)
+    served = Counter(engines.serve() for _ in range(20))
+    assert 9 <= served["new"] <= 12
 
 
 # bounds
