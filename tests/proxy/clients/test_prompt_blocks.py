@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slotproxy.instances.slots.claim import Prefix
@@ -92,6 +92,10 @@ def test_a_conversation_that_goes_on_keeps_its_numbers(body: dict[str, Any], mor
 
 
 @given(BODY, st.sampled_from([None, 2]), st.booleans())
+@example({"messages": [{"role": "user", "content": "", "tool_calls": ["\x7f"]}]}, None, False)
+@example(
+    {"messages": [{"role": "user", "content": "", "tool_calls": [{"é": '\\"\\\\u00e9\x1b\U0001f600'}]}]}, None, False
+)
 def test_how_the_json_is_written_makes_no_difference(body: dict[str, Any], indent: int | None, plain: bool) -> None:
     expected = prefix(body, separators=(",", ":"))
     assert prefix(body, indent=indent, ensure_ascii=plain) == expected
