@@ -168,6 +168,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     memory: Memory
     batching: Batching | None = None
     fatal: tuple[Fatal, ...] = ()
+    names: tuple[str, ...] = ()  # arguments of the user's that say what the model is called
     reserved: dict[str, str] = {}  # arguments a user may not add, and the option of slotproxy to use instead
 
     @property
