@@ -1,7 +1,8 @@
 """Conversations on real engines: `make bench-conversations`, or `python -m tests.conversations NAME --help` for one.
 
-slotproxy beside HAProxy, beside a client that knows where everything is, and beside its promises. It measures; it asserts
-nothing, and the exit code says only whether it could measure. Figures mean something on a machine that does nothing else.
+slotproxy beside HAProxy, beside a client that knows where everything is, and beside its promises. It measures; it
+asserts nothing, and the exit code says only whether it could measure. Figures mean something on a machine that does
+nothing else.
 """
 
 import argparse

@@ -52,8 +52,9 @@ class Held:
 
 
 async def hold(doors: Doors, script: Script, who: int, *, hurry: bool = False, fresh: bool = False) -> list[Turn]:
-    """One conversation, with the engine's own answers as its history. `hurry`: without thinking; `fresh`: its first turn
-    takes nothing from a cache.
+    """One conversation, with the engine's own answers as its history.
+
+    `hurry`: without thinking; `fresh`: its first turn takes nothing from a cache.
     """
     messages: list[Body] = []
     turns: list[Turn] = []

@@ -80,13 +80,19 @@ def _texts(chance: random.Random, chosen: argparse.Namespace, turns: int) -> tup
     return tuple(f"{prose(chance, chosen.own)} {ask(chance)}" for _ in range(turns))
 
 
-def body(trace: Trace, messages: Sequence[Body], mark: str, answer: int) -> Body:
-    """A request as such a client makes it: a billing line that never repeats, then what never changes."""
-    billing = f"x-anthropic-billing-header: cc_version=2.1.0.{mark[:3]}; cc_entrypoint=cli; cch={mark};"
+def body(trace: Trace, messages: Sequence[Body], version: str, mark: str, answer: int) -> Body:
+    """A request as such a client makes it: a billing line, whose `cch` never repeats, then what never changes."""
+    billing = f"x-anthropic-billing-header: cc_version=2.1.0.{version}; cc_entrypoint=cli; cch={mark};"
     if trace.api == CHAT:
         return chat([{"role": "system", "content": f"{billing}\n{trace.system}"}, *messages], answer)
     system = [{"type": "text", "text": billing}, {"type": "text", "text": trace.system}]
-    return {"model": MODEL, "system": system, "messages": [*messages], "max_tokens": answer, "temperature": 0} | _tools()
+    return {
+        "model": MODEL,
+        "system": system,
+        "messages": [*messages],
+        "max_tokens": answer,
+        "temperature": 0,
+    } | _tools()
 
 
 def _tools() -> dict[str, Any]:
@@ -97,6 +103,7 @@ def _tools() -> dict[str, Any]:
 async def live(doors: Doors, trace: Trace, thread: Thread, chosen: argparse.Namespace) -> list[Asked]:
     """A thread's turns and those of its sub-agents, which run beside it."""
     chance = random.Random(f"{chosen.seed}/{thread.name}")
+    version = f"{chance.getrandbits(12):03x}"  # the client makes it from the thread's first words
     messages: list[Body] = []
     asked: list[Asked] = []
     headers = {"x-client": thread.name} | ({"x-claude-code-session-id": thread.session} if trace.headers else {})
@@ -105,7 +112,8 @@ async def live(doors: Doors, trace: Trace, thread: Thread, chosen: argparse.Name
         for number, text in enumerate(thread.texts):
             below += [tasks.create_task(live(doors, trace, sub, chosen)) for sub in _due(thread, number)]
             await asyncio.sleep(chance.uniform(*chosen.thinks))
-            request = body(trace, [*messages, _said("user", text)], f"{chance.getrandbits(20):05x}", chosen.answer)
+            mark = f"{chance.getrandbits(20):05x}"
+            request = body(trace, [*messages, _said("user", text)], version, mark, chosen.answer)
             turn = await doors.turn(thread.place, trace.api, request, headers)
             asked.append(Asked(turn=turn, had=max((one.turn.prompt for one in asked), default=0)))
             if turn.served:

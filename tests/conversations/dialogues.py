@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PER_WORD = 1.22  # tokens of the demo model per word of `prose`, its full stops included
-WORDS = tuple(
-    """river stone market engine window garden letter morning winter planet mirror bridge forest harbor candle
-    soldier doctor teacher farmer painter writer sailor hunter baker dancer singer driver keeper runner builder
-    opens closes carries follows watches finds leaves brings holds turns meets counts paints repairs measures
-    quiet heavy bright narrow ancient green broken golden distant empty warm silver hidden gentle sudden clever
-    under over beside behind between without against around before after across within through toward inside
-    seven twelve many several every another third little whole common early later always never often""".split()
-)
+VOCABULARY = """
+river stone market engine window garden letter morning winter planet mirror bridge forest harbor candle
+soldier doctor teacher farmer painter writer sailor hunter baker dancer singer driver keeper runner builder
+opens closes carries follows watches finds leaves brings holds turns meets counts paints repairs measures
+quiet heavy bright narrow ancient green broken golden distant empty warm silver hidden gentle sudden clever
+under over beside behind between without against around before after across within through toward inside seven
+twelve many several every another third little whole common early later always never often
+"""
+WORDS = tuple(VOCABULARY.split())
+THINGS = WORDS[:30]
 ASKS = (
     "What would you say about the {} and the {}?",
     "Tell me one thing about the {} near the {}.",
@@ -47,14 +49,16 @@ def _sentences(chance: random.Random, words: int) -> Iterator[str]:
 
 def ask(chance: random.Random) -> str:
     """A short question."""
-    return chance.choice(ASKS).format(*chance.sample(WORDS[:30], 2))
+    return chance.choice(ASKS).format(*chance.sample(THINGS, 2))
 
 
 def scripts(
     seed: int, conversations: int, turns: int, opening: int, thinks: tuple[float, float], lengths: tuple[int, int]
 ) -> list[Script]:
     """Conversations of one opening of about `opening` tokens and `turns` short turns."""
-    return [_script(random.Random(f"{seed}/{n}"), str(n), turns, opening, thinks, lengths) for n in range(conversations)]
+    return [
+        _script(random.Random(f"{seed}/{n}"), str(n), turns, opening, thinks, lengths) for n in range(conversations)
+    ]
 
 
 def _script(

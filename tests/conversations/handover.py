@@ -114,7 +114,9 @@ def crashes(conditions: Conditions, talks: Sequence[tuple[list[Body], str]], pau
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=1300, help="of the first turn, about (1300)")
     parser.add_argument("--repeats", type=int, default=5, help="conversations moved, and engines killed (5)")
-    parser.add_argument("--pause", type=float, default=1.0, help="seconds from an answer until its engine is killed (1)")
+    parser.add_argument(
+        "--pause", type=float, default=1.0, help="seconds from an answer until its engine is killed (1)"
+    )
     parser.add_argument("--ctx", type=int, default=2048, help="context of an engine (2048)")
 
 

@@ -25,6 +25,7 @@ from tests.benchmarks.processes import NotStarted, Program, ended, free_port, st
 from tests.conversations.talk import Body, Client, Turn
 
 SLOTPROXY, HAPROXY, ORACLE = "slotproxy", "HAProxy", "pinned by hand"
+INSTANCES = 2
 PATIENCE = 120.0  # seconds until engines must be there
 
 CONFIGURATION = """
@@ -56,8 +57,9 @@ class Conditions:
 
     folder: Path
     ctx: int = 2048
-    instances: int = 2
+    instances: int = INSTANCES
     options: tuple[str, ...] = ()
+    engine: tuple[str, ...] = ()  # arguments for every engine
     key: str = ""  # that slotproxy asks for
 
 
@@ -157,10 +159,11 @@ def _later(turn: Turn, waited: float) -> Turn:
 def slotproxy(conditions: Conditions, name: str) -> Iterator[Proxy]:
     """The installed command with engines of its own, all of them ready. Raises `NotStarted`, `Missing`."""
     folder = conditions.folder / name.replace(" ", "-")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     port, state = free_port(), folder / "state"
-    options = ["--model", str(demo.fetch()), "--instances", str(conditions.instances), "--ctx-size", str(conditions.ctx)]
-    options += ["--port", str(port), "--state-dir", str(state), *conditions.options]
+    options = ["--model", str(demo.fetch()), "--instances", str(conditions.instances), *conditions.options]
+    options += ["--ctx-size", str(conditions.ctx), "--port", str(port), "--state-dir", str(state)]
+    options += ["--", *conditions.engine] if conditions.engine else []
     program = start([ours(), *options], port, folder, path="/ready")
     with ended(program.process):
         proxy = Proxy(program=program, state_dir=state, key=conditions.key)
@@ -182,7 +185,7 @@ def in_front(name: str, proxy: Proxy) -> Iterator[Site]:
 
 @contextmanager
 def haproxy(engines: Sequence[int], folder: Path) -> Iterator[tuple[Program, Path]]:
-    """HAProxy before these engines, one request at a time for each, and where it logs. Raises `NotStarted`, `Missing`."""
+    """HAProxy before these engines, a request at a time for each, and its log. Raises `NotStarted`, `Missing`."""
     (peer,) = (peer for peer in PEERS if peer.name == HAPROXY)
     port = free_port()
     servers = "\n".join(f"  server engine{n} 127.0.0.1:{engine} maxconn 1" for n, engine in enumerate(engines))

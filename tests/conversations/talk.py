@@ -1,4 +1,4 @@
-"""One request and what became of it: the client of every rival, and the times and token counts it reads in the answer."""
+"""One request and what became of it: the client of every rival, and the times and tokens it reads in the answer."""
 
 import json
 import math
