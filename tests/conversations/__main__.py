@@ -6,6 +6,7 @@ nothing else.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import aiohttp
 
 from tests.benchmarks.peers import Missing
 from tests.benchmarks.processes import NotStarted
-from tests.conversations import chaos, chat, claude, flood, handover, mix, report, seeding
+from tests.conversations import chaos, chat, claude, flood, handover, mix, report, seeding, sites
 
 MODES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module for module in (chat, handover, seeding, claude, mix, flood, chaos)
@@ -48,11 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _end(*_: object) -> None:
+    sys.exit(143)
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, _end)  # so that what was started is ended, as at Ctrl-C
     modes = parsed(sys.argv[1:])
     found: list[report.Report] = []
     with tempfile.TemporaryDirectory(prefix="slotproxy-conversations-") as scratch:
@@ -68,7 +74,8 @@ def main() -> int:
             return 1
         finally:
             if modes[0][1].json and found:
-                report.save(modes[0][1].json, {mode: vars(chosen) for mode, chosen in modes}, found)
+                parameters = {mode: vars(chosen) for mode, chosen in modes}
+                report.save(modes[0][1].json, sites.versions() | parameters, found)
     return 0
 
 

@@ -171,6 +171,11 @@ def slotproxy(conditions: Conditions, name: str) -> Iterator[Proxy]:
         yield proxy
 
 
+def versions() -> dict[str, str]:
+    """Of the proxies, by name. Raises `Missing`."""
+    return {peer.name: peer.version(peer.find()) for peer in PEERS if peer.name in (SLOTPROXY, HAPROXY)}
+
+
 @contextmanager
 def in_front(name: str, proxy: Proxy) -> Iterator[Site]:
     """What conversations are held through, for the engines that this slotproxy has now. Raises `NotStarted`."""

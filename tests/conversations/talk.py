@@ -57,12 +57,13 @@ class Reading:
     def __init__(self) -> None:
         self.text = ""
         self.done = False
+        self.first = math.nan  # when the first text came
         self.top: tuple[tuple[str, float], ...] = ()
         self.numbers = {"prompt": 0, "cached": 0, "computed": 0, "completion": 0}
         self.serving = 0.0
 
-    def take(self, event: Body) -> bool:
-        """Whether it brought text."""
+    def take(self, event: Body, now: float) -> None:
+        """An event, and when it came."""
         self._count(event)
         delta = event.get("delta") or {}
         for choice in event.get("choices") or ():
@@ -73,7 +74,8 @@ class Reading:
         self.done = self.done or event.get("type") == "message_stop"
         text = delta.get("content") or delta.get("text") or ""
         self.text += text
-        return bool(text)
+        if text and math.isnan(self.first):
+            self.first = now
 
     def _count(self, event: Body) -> None:
         usage = event.get("usage") or (event.get("message") or {}).get("usage")
@@ -141,13 +143,13 @@ async def _read(answer: aiohttp.ClientResponse, began: float) -> Turn:
         return Turn(
             status=answer.status, first=math.nan, seconds=monotonic() - began, text=text.strip(), headers=headers
         )
-    reading, first = Reading(), math.nan
+    reading = Reading()
     async for line in answer.content:
-        if line.startswith(b"data: {") and reading.take(json.loads(line[6:])) and math.isnan(first):
-            first = monotonic() - began
+        if line.startswith(b"data: {"):
+            reading.take(json.loads(line[6:]), monotonic() - began)
     return Turn(
         status=200 if reading.done else LOST,
-        first=first,
+        first=reading.first,
         seconds=monotonic() - began,
         text=reading.text,
         serving=reading.serving,
