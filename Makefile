@@ -80,7 +80,7 @@ bench-peers: $(READY) ## install the peers that are Python packages, and what dr
 bench-engines: $(READY) ## through slotproxy against direct, on real engines
 	@exec $(BIN)/python -m tests.benchmarks.engines $(ARGS)
 
-bench-conversations: $(READY) ## conversations on real engines, beside HAProxy and what was promised, 2 hours on 2 cores
+bench-conversations: $(READY) ## conversations on real engines, beside HAProxy and what was promised, an hour or two
 	@exec $(BIN)/python -m tests.conversations $(ARGS)
 
 bench-instructions: $(READY) ## machine instructions per event and per request, against docs/performance.md

@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tests.conversations import sites
@@ -62,7 +62,7 @@ async def hold(doors: Doors, script: Script, who: int, *, hurry: bool = False, f
         await asyncio.sleep(0 if hurry else thinks)
         asked = [*messages, {"role": "user", "content": text}]
         more = {"cache_prompt": False} if fresh and not turns else {}
-        headers = {"x-client": script.name}
+        headers = {"x-client": script.name} | ({"x-session-id": f"session-{script.name}"} if script.named else {})
         turns.append(await doors.turn(who, CHAT, chat(asked, length, **more), headers))
         if turns[-1].served:
             messages = [*asked, {"role": "assistant", "content": turns[-1].text}]
@@ -142,6 +142,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opening", type=int, default=700, help="tokens of the first turn, about (700)")
     parser.add_argument("--thinks", type=float, nargs=2, default=[1.5, 3.0], help="seconds between turns (1.5 3)")
     parser.add_argument("--answers", type=int, nargs=2, default=[8, 24], help="tokens of an answer, at most (8 24)")
+    parser.add_argument("--named", action="store_true", help="conversations name themselves in x-session-id")
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=list(RIVALS), help="who is measured")
     parser.add_argument("--ctx", type=int, default=2048, help="context of an engine (2048)")
 
@@ -156,6 +157,7 @@ def _one(chosen: argparse.Namespace, count: int, folder: Path, say: Say) -> Repo
     place.mkdir()
     conditions = Conditions(folder=place, ctx=chosen.ctx, options=tuple(chosen.option))
     said = scripts(chosen.seed, count, chosen.turns, chosen.opening, tuple(chosen.thinks), tuple(chosen.answers))
+    said = [replace(script, named=chosen.named) for script in said]
     found = measure(conditions, said, chosen.rivals, say)
     prompt = mean([turns[0].prompt for turns in found[DEDICATED].turns])
     rows = [row(name, held, found[DEDICATED]) for name, held in found.items()]

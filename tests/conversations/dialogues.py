@@ -33,6 +33,7 @@ class Script:
     asks: tuple[str, ...]  # the later turns
     thinks: tuple[float, ...]  # seconds before each turn, the opening's first
     lengths: tuple[int, ...]  # tokens of the answer to each turn, at most
+    named: bool = False  # whether a header names it
 
 
 def prose(chance: random.Random, tokens: int) -> str:
