@@ -1,0 +1,101 @@
+"""The synthetic traces: agents, chats, batches, and new conversations that begin alike. Pure; a seed, a trace."""
+
+from collections.abc import Callable
+
+from tests.laboratory.trace import Trace, Writer
+
+INSTRUCTIONS = 2000  # tokens of 8 KB: an agent's system prompt and its tools
+SHORT, LONG = 10, 400  # tokens of an answer
+
+
+def chat(seed: int, conversations: int = 6, turns: int = 8) -> Trace:
+    """Interleaved conversations, the first turn about 700 tokens, then short ones after 1.5 to 3 s of thinking."""
+    writer = Writer(seed)
+    system = (writer.piece(40),)
+    for number in range(conversations):
+        talk = writer.conversation(f"person {number}", system)
+        last = talk.turn(writer.piece(writer.dice.uniform(620, 700)), 24, pause=writer.dice.uniform(0, 2))
+        for _ in range(turns - 1):
+            thinking = writer.dice.uniform(1.5, 3)
+            last = talk.turn(writer.about(25), 24, after=(last,), pause=thinking)
+    return writer.trace(f"chat, {conversations}")
+
+
+def agents(seed: int, sessions: int = 6) -> Trace:
+    """Coding agents: all begin with the same 8 KB, each has a title written and lets others work for it.
+
+    A line that changes with every request comes first for the proxy; the session that they name is the same for
+    the agent, its title and those that work for it.
+    """
+    writer = Writer(seed)
+    system, titles, helping = (writer.piece(INSTRUCTIONS),), (writer.piece(150),), writer.piece(20)
+    for number in range(sessions):
+        principal, session = f"developer {number % 3}", f"session {number}"
+        start = writer.dice.uniform(0, 20)
+        task = writer.about(150)
+        title = writer.conversation(principal, titles, session=session, bills=True)
+        title.turn(task, SHORT, pause=start)
+        agent = writer.conversation(principal, system, session=session, bills=True)
+        last: tuple[int, ...] = (agent.turn(task, writer.dice.uniform(30, 90), pause=start + 0.05),)
+        for step in range(10):
+            if step in (3, 6):
+                last = tuple(_helper(writer, principal, session, (*system, helping), last) for _ in range(2))
+            answer, tools = writer.dice.uniform(30, 90), writer.dice.uniform(0.2, 2)
+            last = (agent.turn(writer.about(180), answer, after=last, pause=tools),)
+    return writer.trace("agents")
+
+
+def _helper(writer: Writer, principal: str, session: str, opening: tuple, last: tuple[int, ...]) -> int:
+    helper = writer.conversation(principal, opening, session=session, bills=True)
+    for _ in range(3):
+        last = (helper.turn(writer.about(120), writer.dice.uniform(30, 80), after=last, pause=0.3),)
+    return last[0]
+
+
+def flood(seed: int, requests: int = 200, others: int = 8) -> Trace:
+    """One client asks everything at once; beside it others talk as in `chat`, more briefly."""
+    writer = Writer(seed)
+    system = (writer.piece(100),)
+    for _ in range(requests):
+        writer.conversation("flood", system).turn(writer.about(80), 20, pause=1.0)
+    for number in range(others):
+        talk = writer.conversation(f"person {number}", ())
+        last = talk.turn(writer.piece(200), 20, pause=writer.dice.uniform(0, 4))
+        for _ in range(5):
+            last = talk.turn(writer.about(20), 20, after=(last,), pause=writer.dice.uniform(1.5, 3))
+    return writer.trace("flood")
+
+
+def mix(seed: int, clients: int = 16, requests: int = 6) -> Trace:
+    """Clients of which every other wants long answers, the rest short ones; each asks again at once."""
+    writer = Writer(seed)
+    for number in range(clients):
+        last: tuple[int, ...] = ()
+        for _ in range(requests):
+            request = writer.conversation(f"client {number}", ())
+            pause = writer.dice.uniform(0, 0.1)
+            last = (request.turn(writer.piece(40), LONG if number % 2 else SHORT, after=last, pause=pause),)
+    return writer.trace("long and short")
+
+
+def seeding(seed: int, conversations: int = 20, lanes: int = 4) -> Trace:
+    """New conversations with the same system prompt of 1,000 tokens, so many at a time; engines are restarted half-way."""
+    writer = Writer(seed)
+    system = (writer.piece(1000),)
+    lasts: list[tuple[int, ...]] = [()] * lanes
+    for number in range(conversations):
+        talk = writer.conversation("app", system)
+        first = talk.turn(writer.about(80), 16, after=lasts[number % lanes], pause=writer.dice.uniform(0.5, 1.5))
+        lasts[number % lanes] = (talk.turn(writer.about(20), 16, after=(first,), pause=writer.dice.uniform(0.5, 1.5)),)
+    return writer.trace("seeding", restart_after=conversations)
+
+
+SYNTHETIC: dict[str, Callable[[int], Trace]] = {
+    "chat-2": lambda seed: chat(seed, 2),
+    "chat-6": lambda seed: chat(seed, 6),
+    "chat-12": lambda seed: chat(seed, 12),
+    "agents": agents,
+    "flood": flood,
+    "mix": mix,
+    "seeding": seeding,
+}
