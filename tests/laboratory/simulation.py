@@ -15,7 +15,7 @@ from tests.laboratory.processors import Processors
 from tests.laboratory.texts import Text, size
 from tests.laboratory.trace import Trace
 
-COPY, SAVE, RESTART = "copy", "save", "restart"
+KEEP, RESTORE, COPY, SAVE, RESTART = "keep", "restore", "copy", "save", "restart"
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class Served:
     arrived: float
     engine: int = -1
     granted: float = math.nan
-    computes: float = math.nan  # from here on, after a restore
+    computes: float = math.nan  # from here on, after what was saved and restored
     first_token: float = math.nan
     answered: float = math.nan  # the client has all of the answer
     cached: int = 0
@@ -47,9 +47,10 @@ class Run:
 class _Engine:
     def __init__(self, memory: EngineMemory) -> None:
         self.memory = memory
+        self.given: Given | None = None
         self.serves: Served | None = None
         self.phases: deque[tuple[str, float]] = deque()
-        self.phase = ""
+        self.phase, self.seconds = "", 0.0  # what it does, and how long that takes alone
         self.restarting = False
 
 
@@ -114,26 +115,29 @@ class Simulation:
         self._give(self._dispatcher.arrive(number, self._trace.turns[number], self._now))
 
     def _give(self, given: list[Given]) -> None:
-        for number, engine, restore in given:
-            self._begin(number, engine, restore)
+        for one in given:
+            self._begin(one)
 
-    def _begin(self, number: int, name: int, restore: Text | None) -> None:
+    def _begin(self, given: Given) -> None:
+        number, name, keeps, restore = given
         engine, served = self._engines[name], self._served[number]
         if engine.serves is not None or engine.restarting:
             raise RuntimeError(f"engine {name} is given a second turn")
         if served is None or served.engine >= 0:
             raise RuntimeError(f"turn {number} is given an engine out of turn")
         turn, machine = self._trace.turns[number], self._machine
-        engine.serves, served.engine, served.granted = served, name, self._now
-        copying = 0.0
+        engine.given, engine.serves, served.engine, served.granted = given, served, name, self._now
+        saving = machine.save(size(engine.memory.slot)) if keeps else 0.0
+        restoring = 0.0
         if restore is not None:
             engine.memory.overwrite(restore)
             served.restored = True
-            copying = machine.restore(size(restore))
+            restoring = machine.restore(size(restore))
         served.cached, copied = engine.memory.begin(turn.prompt)
-        copying += copied * machine.kv_bytes / machine.copying
         computed = size(turn.prompt) - served.cached
-        engine.phases.append((COPY, copying))
+        engine.phases.append((KEEP, saving))
+        engine.phases.append((RESTORE, restoring))
+        engine.phases.append((COPY, copied * machine.kv_bytes / machine.copying))
         # The first token of the answer comes with the last step of the prompt.
         engine.phases.append((PREFILL, computed / machine.prefill))
         engine.phases.append((DECODE, max(0, turn.answer.tokens - 1) / machine.decode))
@@ -141,17 +145,19 @@ class Simulation:
 
     def _next_phase(self, name: int) -> None:
         engine = self._engines[name]
-        engine.phase, seconds = engine.phases.popleft()
-        self._processors.begin(name, engine.phase, seconds, self._now)
+        engine.phase, engine.seconds = engine.phases.popleft()
+        self._processors.begin(name, engine.phase, engine.seconds, self._now)
 
     def _phase_over(self, name: int) -> None:
         engine = self._engines[name]
-        served = engine.serves
-        if served is None:  # it was restarted
+        served, given = engine.serves, engine.given
+        if served is None or given is None:  # it was restarted
             engine.restarting = False
             self._give(self._dispatcher.offer(name, self._now))
             return
-        if engine.phase == COPY:
+        if engine.phase == RESTORE:
+            self._dispatcher.restored(given, engine.seconds, self._now)
+        elif engine.phase == COPY:
             served.computes = self._now
         elif engine.phase == PREFILL:
             served.first_token = self._now
@@ -171,14 +177,15 @@ class Simulation:
             self._waits_for[follower] -= 1
             if not self._waits_for[follower]:
                 heapq.heappush(self._arrivals, (self._now + self._trace.turns[follower].pause, follower))
+        if self._dispatcher.answered(self._done(name, served), self._now):
+            engine.phases.append((SAVE, self._machine.save(size(turn.text))))
         if self._ended == self._trace.restart_after:
             self._restart_all()
-        if self._dispatcher.saves(self._done(name, served), self._now):
-            engine.phases.append((SAVE, self._machine.save(size(turn.text))))
 
     def _free(self, name: int, engine: _Engine, served: Served) -> None:
-        engine.serves = None
-        given = self._dispatcher.end(self._done(name, served), self._now)
+        engine.serves = engine.given = None
+        saving = engine.seconds if engine.phase == SAVE else 0.0
+        given = self._dispatcher.end(self._done(name, served), saving, self._now)
         if engine.restarting:
             self._restart(name)
         self._give(given)
@@ -197,9 +204,10 @@ class Simulation:
         """Each as soon as its turn has ended."""
         for name, engine in enumerate(self._engines):
             engine.restarting = True
-            self._dispatcher.withdraw(name)
             if engine.serves is None:
                 self._restart(name)
+        for name in range(len(self._engines)):
+            self._give(self._dispatcher.withdraw(name, self._now))
 
     def _restart(self, name: int) -> None:
         self._engines[name].memory.clear()
