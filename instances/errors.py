@@ -21,6 +21,14 @@ class QueueFull(InstanceError):
     """Every slot is leased and the queue is at its limit."""
 
 
+class ClientQueueFull(QueueFull):
+    """Whoever asks has as many requests waiting as it may."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"this client has as many requests waiting as it may: {waiting}")
+        self.waiting = waiting
+
+
 class QueueTimeout(InstanceError):
     """No slot came free within the wait the caller allowed."""
 

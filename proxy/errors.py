@@ -119,6 +119,12 @@ def queue_full(limit: int, wait: float) -> Refusal:
     return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
 
 
+def client_queue_full(waiting: int, wait: float) -> Refusal:
+    requests = "1 request" if waiting == 1 else f"{waiting} requests"
+    text = f"This client has {requests} waiting already, the most it may have (--queue-per-client). Try again later."
+    return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
+
+
 def held_back(reason: str, seconds: float) -> Refusal:
     text = f"No request is taken for another {seconds:.0f} s: {reason}."
     return Refusal(429, "upstream_rate_limited", text, "rate_limit_error", headers=retry_after(seconds))

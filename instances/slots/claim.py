@@ -46,6 +46,11 @@ class Claim:
     prefix: Prefix = NO_PREFIX
 
     @property
+    def says_what(self) -> bool:
+        """Whether anything is known of the conversation."""
+        return self.session is not None or bool(self.prefix.numbers)
+
+    @property
     def expected_prefill(self) -> int:
         """Tokens to compute where nothing of the prompt is cached, by the usual four bytes for each."""
         return self.prefix.size // 4

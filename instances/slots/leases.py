@@ -8,17 +8,37 @@ engine idle.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Set
-from typing import Protocol
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
-from slotproxy.instances.slots.pool import NOBODY, Grant, Pool, Ticket
+from slotproxy.instances.slots.claim import Claim
+from slotproxy.instances.slots.pool import NO_CLAIM, NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Field, Observer, Upstream
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a complete answer tells of the work it took; None: not known."""
+
+    prompt: int | None  # tokens, as the engine counted them
+    completion: int | None
+    cached: int | None  # of the prompt
+    prefill: float | None  # seconds from sending it to the first token
+    total: float  # seconds from sending it to the end
+
+
 class UpstreamOwner(Protocol):
     """Who is told what requests learn about upstreams. No method may block or raise."""
+
+    async def prepare(self, lease: "Lease") -> None:
+        """Do what is to be done to the engine before the request of `lease.turn` is sent. May be cancelled."""
+
+    def answered(self, lease: "Lease", answered: Answered) -> None:
+        """The request of `lease.turn` was answered; the owner releases the lease, at once or very soon."""
 
     def abandoned(self, lease: "Lease") -> None:
         """The request ended before its answer did; the owner releases the lease once the engine is idle."""
@@ -36,19 +56,45 @@ class UpstreamOwner(Protocol):
 class Lease:
     """One held slot."""
 
-    __slots__ = ("_leases", "streaming", "ticket", "upstream")
+    __slots__ = ("_leases", "streaming", "ticket", "turn", "upstream")
 
-    def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream) -> None:
+    def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
         self._leases = leases
         self.ticket = ticket
         self.upstream = upstream
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
+        self.turn = turn  # of its conversation, as the claim policy sees it; None: it has none
 
     def release(self) -> None:
         leases = self._leases
         if leases is not None:
             self._leases = None
-            leases._leave(self.ticket, self.upstream)
+            leases._leave(self.ticket, self.upstream, self.turn)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it was not released yet."""
+        return self._leases is not None
+
+    @property
+    def is_to_be_prepared(self) -> bool:
+        """Whether `prepare` has anything to do."""
+        return self.turn is not None and self.turn.restore is not None
+
+    async def prepare(self) -> None:
+        """Before the request is sent: let the engine have what was saved of its conversation."""
+        if self._leases is not None:
+            await self._leases.owner.prepare(self)
+
+    def finish(self, answered: Answered) -> None:
+        """The answer was complete: give the slot back, and let others learn from it."""
+        leases = self._leases
+        if leases is None:
+            return
+        if self.turn is None:
+            self.release()
+        else:
+            leases.owner.answered(self, answered)
 
     def abandon(self) -> None:
         """Give the slot up while the engine may still work on the request: its owner releases it."""
@@ -62,6 +108,12 @@ def unobserved(status: int | None, fields: tuple[Field, ...], body: bytes) -> No
 
 
 class _Unowned:
+    async def prepare(self, lease: Lease) -> None:
+        pass
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        lease.release()
+
     def abandoned(self, lease: Lease) -> None:
         lease.release()
 
@@ -80,11 +132,13 @@ class Leases:
 
     def __init__(self, pool: Pool[Upstream]) -> None:
         self._pool = pool
-        self._waiting: dict[Ticket, asyncio.Future[Upstream]] = {}
+        self._waiting: dict[Ticket, asyncio.Future[Grant[Upstream]]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
         self._slotless: frozenset[str] = frozenset()  # paths that somebody answers beside its slots
         self._refusal: Callable[[], InstanceError] | None = None
         self._waited = 0.0  # seconds, by all that got a slot
+        self._alarm: asyncio.TimerHandle | None = None  # when the next that holds out for a slot takes any
+        self.keeps_conversations = False  # what was computed of one can be had again although its engine has it no more
         self._errors: Counter[str] = Counter()
         self.owner: UpstreamOwner = _Unowned()
 
@@ -99,6 +153,17 @@ class Leases:
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         return self._pool.members
+
+    @property
+    def has_choice(self) -> bool:
+        """Whether it matters what a request is about."""
+        pool = self._pool
+        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) > 1)
+
+    @property
+    def has_free_slot(self) -> bool:
+        """Whether any slot that is offered is not leased."""
+        return self._pool.has_free_slot
 
     def offers(self, exclude: Set[Hashable] = NOBODY) -> bool:
         """Whether an upstream that is not in `exclude` has slots at all, leased or not."""
@@ -140,12 +205,15 @@ class Leases:
         ticket, upstream = grant
         return Lease(self, ticket, upstream)
 
-    def at_once(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
+    def at_once(self, path: str, exclude: Set[Hashable] = NOBODY, claim: Claim | None = None) -> Lease | None:
         """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
         if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
             return lease
+        if claim is not None:
+            granted = self._pool.take_for(claim, monotonic(), exclude)
+            return None if granted is None else Lease(self, *granted)
         grant = self._pool.take(exclude)
         if grant is None:
             return None
@@ -164,31 +232,39 @@ class Leases:
                 return Lease(None, 0, upstream)
         return None
 
-    async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY) -> Lease:
+    async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM) -> Lease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
         if not self._pool.offers(exclude) and (error := self.owner.why_no_slot_within(timeout)) is not None:
             raise error
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        ticket, grants = self._pool.join(exclude)
+        began = monotonic()
+        ticket, grants = self._pool.join(exclude, claim, began)
         granted = self._waiting[ticket] = loop.create_future()
         self._deliver(grants)
         try:
             async with asyncio.timeout(timeout):
-                upstream = await granted
+                grant = await granted
         except BaseException as error:
             # Whatever ended the wait, a grant may have met it in the same tick: leaving returns that slot too.
-            self._deliver(self._pool.leave(ticket))
+            self._give_up(ticket, granted)
             if isinstance(error, TimeoutError):
                 self._errors["timeout"] += 1
                 raise QueueTimeout from None
             raise
         finally:
             del self._waiting[ticket]
-        self._waited += loop.time() - began
-        return Lease(self, ticket, upstream)
+        self._waited += monotonic() - began
+        return Lease(self, ticket, grant.member, grant.turn)
+
+    def _give_up(self, ticket: Ticket, granted: "asyncio.Future[Grant[Upstream]]") -> None:
+        policy = self._pool.claim_policy
+        if policy is not None and granted.done() and not granted.cancelled() and granted.exception() is None:
+            turn = granted.result().turn
+            if turn is not None:
+                policy.failed(turn)
+        self._deliver(self._pool.leave(ticket, monotonic()))
 
     def unserved(self, kind: str) -> None:
         """Count a request that an upstream did not serve; `kind` is a field of Errors."""
@@ -209,16 +285,18 @@ class Leases:
     def add(self, upstream: Upstream, slots: int | None = None) -> None:
         """Offer the slots of `upstream`, or only so many of them."""
         offered = upstream.slots if slots is None else slots
-        self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow))
+        self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow, now=monotonic()))
         self._slotless |= upstream.slotless
 
     def resize(self, upstream: Upstream, slots: int) -> None:
         """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
-        self._deliver(self._pool.resize(upstream, slots))
+        self._deliver(self._pool.resize(upstream, slots, monotonic()))
 
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""
         leased = self._pool.withdraw(upstream)
+        if self._pool.queued:
+            self._deliver(self._pool.expire(monotonic()))
         self._slotless = frozenset[str]().union(*(member.slotless for member in self._pool.members))
         return leased
 
@@ -243,11 +321,18 @@ class Leases:
     def accept(self) -> None:
         self._refusal = None
 
-    def _leave(self, ticket: Ticket, upstream: Upstream) -> None:
-        grants = self._pool.leave(ticket)
-        if grants:
+    def warm(self, upstream: Upstream, tokens: int) -> None:
+        """`upstream` holds so many tokens of a conversation that nobody else has."""
+        self._pool.warm(upstream, tokens)
+
+    def _leave(self, ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
+        pool = self._pool
+        if turn is not None and pool.claim_policy is not None:
+            pool.claim_policy.failed(turn)
+        grants = pool.leave(ticket, monotonic()) if pool.queued else pool.leave(ticket)
+        if grants or self._alarm is not None:
             self._deliver(grants)
-        if self._drained and not self._pool.leased(upstream):
+        if self._drained and not pool.leased(upstream):
             event = self._drained.pop(upstream, None)
             if event is not None:
                 event.set()
@@ -256,4 +341,18 @@ class Leases:
         for grant in grants:
             waiter = self._waiting[grant.ticket]
             if not waiter.done():  # cancelled in this tick: its own `leave` returns the slot
-                waiter.set_result(grant.member)
+                waiter.set_result(grant)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """For the next ticket that holds out for a slot which is not free."""
+        due = self._pool.next_expiry if self._pool.queued else None
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if due is not None:
+            self._alarm = asyncio.get_running_loop().call_later(max(0.0, due - monotonic()), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._deliver(self._pool.expire(monotonic()))

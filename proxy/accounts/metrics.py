@@ -47,7 +47,7 @@ class Metrics:
         self._retries = _tally("retries", "Requests sent again before their client saw a byte.", "reason")
         self._restarts = _tally("instance_restarts", "Engines started again.", "instance", "reason")
         self._rejected = _tally(
-            "queue_rejected", "Requests the queue refused.", "reason", start=(("full",), ("timeout",))
+            "queue_rejected", "Requests the queue refused.", "reason", start=(("full",), ("client",), ("timeout",))
         )
         self._wait = _spread("queue_wait_seconds", "Wait for a slot.", _SECONDS)
         self._first = _spread("time_to_first_token_seconds", "Until the first event of a stream.", _SECONDS)

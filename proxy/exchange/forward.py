@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
-from slotproxy.instances.errors import HeldBack, InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.errors import (
+    ClientQueueFull,
+    HeldBack,
+    InstanceError,
+    NoInstances,
+    QueueFull,
+    QueueTimeout,
+    ShuttingDown,
+)
 from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.service_rate import ServiceRate, like_any
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.metrics import Metrics
@@ -38,20 +47,6 @@ class Limits:
     queue_timeout: float
     prefill_timeout: float
     stall_timeout: float
-
-
-class ServiceRate:
-    """How long a slot is held, as a moving average: what a refused client is told to wait."""
-
-    def __init__(self) -> None:
-        self._held = 5.0
-
-    def observe(self, seconds: float) -> None:
-        self._held += 0.1 * (seconds - self._held)
-
-    def wait(self, queued: int, slots: int) -> float:
-        """Seconds until the queue of now has been served."""
-        return self._held * (queued + 1) / max(1, slots)
 
 
 class Forwarder:
@@ -157,6 +152,9 @@ class Forwarder:
     def translated(self, error: InstanceError) -> errors.Refusal:
         """What the supply side refuses with, as clients are told it."""
         limits = self.limits
+        if isinstance(error, ClientQueueFull):
+            self.metrics.queue_rejected("client")
+            return errors.client_queue_full(error.waiting, self._expected_wait())
         if isinstance(error, QueueFull):
             self.metrics.queue_rejected("full")
             return errors.queue_full(limits.queue, self._expected_wait())
@@ -174,7 +172,8 @@ class Forwarder:
         raise error  # there is no other
 
     def _expected_wait(self) -> float:
-        return self.rate.wait(self.leases.queued, sum(upstream.slots for upstream in self.leases.upstreams))
+        slots = sum(upstream.slots for upstream in self.leases.upstreams)
+        return self.rate.wait(like_any(self.leases.queued), slots)
 
     # deadlines
 

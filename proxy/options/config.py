@@ -136,6 +136,10 @@ class Settings:
         "least-busy"
     )
     queue_limit: Annotated[int, option(number(0), "Requests that may wait for a slot.")] = 64
+    queue_per_client: Annotated[
+        int | None,
+        option(number(1), "Requests of one client (its key, without keys its address) that may wait.", unset="none"),
+    ] = None
     queue_timeout: Annotated[float, option(TIME_OR_ZERO, "Longest wait for a slot.")] = 60.0
     prefill_timeout: Annotated[float, option(TIME, "Longest wait for the first byte of an answer.")] = 1800.0
     stall_timeout: Annotated[float, option(TIME, "Longest silence between bytes of a stream.")] = 60.0

@@ -10,7 +10,8 @@ REFUSALS = [
     errors.malformed("m"), errors.unauthorized(), errors.not_found("/x"), errors.method_not_allowed("GET"),
     errors.too_large(1), errors.body_timeout(1), errors.queue_full(1, 2), errors.queue_timeout(1, 2),
     errors.loading("l"), errors.no_instances("n"), errors.shutting_down(), errors.upstream_failed("u", sent=True),
-    errors.upstream_timeout("t"), errors.internal(), errors.forbidden("c", "m"), ]  # fmt: skip
+    errors.upstream_timeout("t"), errors.internal(), errors.forbidden("c", "m"),
+    errors.client_queue_full(3, 2), ]  # fmt: skip
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.code)
@@ -44,3 +45,10 @@ def test_retry_after_stays_where_sdks_heed_it(seconds: float) -> None:
 def test_sdks_are_told_not_to_send_a_prompt_again_that_an_engine_had() -> None:
     assert errors.upstream_failed("x", sent=True).headers == {"x-should-retry": "false"}
     assert errors.upstream_failed("x", sent=False).headers == {}
+
+
+@pytest.mark.parametrize(("waiting", "said"), [(1, "1 request waiting"), (200, "200 requests waiting")])
+def test_a_client_with_too_many_requests_waiting_is_told_how_many_it_has(waiting: int, said: str) -> None:
+    refusal = errors.client_queue_full(waiting, 7.0)
+    assert (refusal.status, refusal.code, refusal.headers) == (429, "queue_full", {"Retry-After": "7"})
+    assert f"This client has {said} already" in refusal.message

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from slotproxy.instances.errors import HeldBack, ShuttingDown
+from slotproxy.instances.errors import ClientQueueFull, HeldBack, ShuttingDown
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.engines import relay
 from slotproxy.proxy.engines.observed import LARGEST
@@ -485,6 +485,17 @@ async def test_the_queue_is_bounded_in_length_and_in_time(stack: MakeStack) -> N
         assert found
         assert 1 <= int(found.group(1)) <= 60
     holder.close()
+
+
+async def test_a_client_with_too_many_requests_waiting_is_refused_as_by_a_full_queue(stack: MakeStack) -> None:
+    proxy = await stack()
+    proxy.leases.refuse(lambda: ClientQueueFull(4))
+    answer = await proxy.ask(post())
+    assert (status(answer), code(answer)) == (429, "queue_full")
+    assert b"This client has 4 requests waiting already" in answer
+    assert re.search(rb"Retry-After: \d+\r\n", answer)
+    assert proxy.metric('slotproxy_queue_rejected_total{reason="client"}') == 1
+    assert proxy.metric('slotproxy_queue_rejected_total{reason="full"}') == 0
 
 
 async def test_with_no_engine_ready_the_wait_ends_in_loading_model(stack: MakeStack) -> None:

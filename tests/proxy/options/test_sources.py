@@ -71,6 +71,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "state-dir": ("/tmp/x", Path("/tmp/x")),
     "routing": ("random", "random"),
     "queue-limit": ("0", 0),
+    "queue-per-client": ("4", 4),
     "queue-timeout": ("500ms", 0.5),
     "prefill-timeout": ("1h", 3600.0),
     "stall-timeout": ("2.5", 2.5),

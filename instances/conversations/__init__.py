@@ -1,0 +1,1 @@
+"""Conversations, and which engine has their KV."""

@@ -1,0 +1,60 @@
+"""What work costs on this machine, as the answers so far tell. Pure."""
+
+SMOOTHING = 0.2  # weight of the latest figure
+LEAST = 64  # tokens: fewer tell nothing
+
+
+class Rate:
+    """A figure that is measured again and again; until then a guess."""
+
+    __slots__ = ("is_measured", "value")
+
+    def __init__(self, guess: float) -> None:
+        self.value = guess
+        self.is_measured = False
+
+    def observe(self, value: float) -> None:
+        self.value += (SMOOTHING if self.is_measured else 1.0) * (value - self.value)
+        self.is_measured = True
+
+
+class Figures:
+    """Seconds, unless something else is said."""
+
+    __slots__ = ("decode", "kv", "prefill", "read", "text", "token", "write")
+
+    def __init__(self) -> None:
+        self.prefill = Rate(0.01)  # for a token of a prompt that is not cached
+        self.token = Rate(0.05)  # for a token of an answer
+        self.decode = Rate(2.0)  # from the first token of an answer to its end
+        self.text = Rate(4.0)  # bytes of text in a token of a prompt
+        self.kv = Rate(0.0)  # bytes of a saved conversation for each of its tokens
+        self.write, self.read = Rate(1e-8), Rate(5e-9)  # for a byte of a saved conversation
+
+    def computing(self, tokens: float) -> float:
+        """To compute so many tokens of a prompt."""
+        return max(0.0, tokens) * self.prefill.value
+
+    def saving(self, tokens: float) -> float:
+        """To save a conversation of so many tokens."""
+        return tokens * self.kv.value * self.write.value
+
+    def is_worth_saving(self, tokens: int) -> bool:
+        """Whether to save and to read a conversation costs a fraction of computing it again."""
+        there_and_back = tokens * self.kv.value * (self.write.value + self.read.value)
+        return tokens >= LEAST and self.computing(tokens) > 4 * there_and_back
+
+    def answered(
+        self, *, size: int, prompt: int, completion: int, computed: int, prefill: float | None, total: float
+    ) -> None:
+        """An answer was complete: bytes of its prompt's text, tokens, and seconds until the first token and the end."""
+        if size and prompt >= LEAST:
+            self.text.observe(size / prompt)
+        if prefill is None:  # no stream: when its first token came can only be guessed
+            prefill = max(0.0, total - completion * self.token.value)
+        else:
+            self.decode.observe(total - prefill)
+            if completion > 1:
+                self.token.observe((total - prefill) / (completion - 1))
+        if computed >= max(LEAST, 2 * completion):
+            self.prefill.observe(prefill / computed)

@@ -1,0 +1,255 @@
+"""Which conversations are known, and how far a prompt goes along with each. Pure.
+
+A record is one conversation as it was last asked. Its prompt is known by the numbers of its blocks (`slots.claim`): two
+prompts begin alike exactly as far as their numbers are the same. `Index` finds for a prompt all records that begin like
+it, without looking at the others, and forgets the ones that were used longest ago when it has reached its bounds.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from slotproxy.instances.slots.claim import NO_PREFIX, Claim, Prefix
+
+MOST_RECORDS = 4096
+MOST_BLOCKS = 131_072  # of all records: some 32 MiB
+CHANGING = 256  # bytes by which a system prompt changes in length from one turn to the next
+GREETING = 256  # bytes of a first message with which many conversations may begin
+MOST_MATCHES = 64  # records that are looked at for one prompt
+
+
+class Record:
+    """One conversation. Compared by identity."""
+
+    __slots__ = ("prefix", "principal", "session", "tokens", "turns", "used")
+
+    def __init__(self, principal: str, session: str | None, prefix: Prefix, now: float) -> None:
+        self.principal = principal
+        self.session = session  # the client's own name for it; None: it gave none
+        self.prefix = prefix  # of the prompt that was sent last
+        self.tokens = prefix.size // 4  # of that prompt and its answer, as the engine counted them once it has
+        self.turns = 0
+        self.used = now
+
+    def __repr__(self) -> str:
+        return f"<Record {self.principal!r} {self.session!r}, {self.tokens} tokens, {self.turns} turns>"
+
+
+Holders = dict[int, dict[Record, None]]
+"""By the number of a block: the conversations that have it, the latest last."""
+
+
+class Match(NamedTuple):
+    """How far a prompt goes along with a record."""
+
+    record: Record
+    size: int  # bytes from the beginning that are the same and may be used by whoever asks
+    continues: bool  # it is the same conversation
+
+
+class Index:
+    """All records of one proxy."""
+
+    def __init__(self, *, shares: bool = True, records: int = MOST_RECORDS, blocks: int = MOST_BLOCKS) -> None:
+        """`shares`: whether what two principals have sent may be used by any."""
+        self.shares = shares
+        self._most_records, self._most_blocks = records, blocks
+        self._records: OrderedDict[Record, None] = OrderedDict()  # the one used longest ago first
+        self._sessions: dict[tuple[str, str], Record] = {}
+        self._holders: Holders = {}
+        self._turns: Holders = {}  # the same from the first message of the user on
+        self._blocks = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        """The one used longest ago first."""
+        return iter(self._records)
+
+    def __contains__(self, record: object) -> bool:
+        return record in self._records
+
+    @property
+    def blocks(self) -> int:
+        """Numbers that are remembered, counted for each record."""
+        return self._blocks
+
+    # looking
+
+    def matches(self, claim: Claim) -> list[Match]:
+        """Those that begin like the prompt, the longest first, and the one the client names."""
+        numbers = claim.prefix.numbers
+        found: list[Match] = []
+        own = self.conversation(claim)
+        seen = set() if own is None else {own}
+        if own is not None:
+            found.append(Match(own, self._size(claim, own), continues=True))
+        for depth, holders in self._levels(numbers, self._holders):
+            for record in reversed(holders):
+                if record in seen:
+                    continue
+                seen.add(record)
+                size = claim.prefix.ends[depth] if self._may_use(claim, record) else self._shared(claim, depth)
+                if size:
+                    found.append(Match(record, size, continues=False))
+                if len(found) >= MOST_MATCHES:
+                    return _longest_first(found)
+        return _longest_first(found)
+
+    def conversation(self, claim: Claim) -> Record | None:
+        """The record that the prompt goes on with, by the client's word or by what it says; None: it is a new one."""
+        if claim.session is not None:
+            return self._sessions.get((claim.principal, claim.session))
+        prefix = claim.prefix
+        for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
+            for depth, records in self._levels(numbers, holders):
+                goes_on = [record for record in records if _goes_on(claim, record, depth, holders is self._turns)]
+                if goes_on:
+                    return max(goes_on, key=lambda record: record.used)
+                break  # what matches less is another conversation that began alike
+        return None
+
+    def sharers(self, number: int) -> int:
+        """Conversations that have the block of this number."""
+        return len(self._holders.get(number, ()))
+
+    def _levels(
+        self, numbers: tuple[int, ...], holders: dict[int, dict[Record, None]]
+    ) -> Iterator[tuple[int, dict[Record, None]]]:
+        """The deepest block that any record has, then each above it that more records have."""
+        low, high = 0, len(numbers)
+        while low < high:  # every block up to the deepest is there
+            middle = (low + high) // 2
+            if numbers[middle] in holders:
+                low = middle + 1
+            else:
+                high = middle
+        depth = low - 1
+        while depth >= 0:
+            records = holders[numbers[depth]]
+            yield depth, records
+            low, high, count = 0, depth, len(records)
+            while low < high:  # the nearest above that more of them have
+                middle = (low + high) // 2
+                if len(holders[numbers[middle]]) > count:
+                    low = middle + 1
+                else:
+                    high = middle
+            depth = low - 1
+
+    def _size(self, claim: Claim, record: Record) -> int:
+        """Bytes from the beginning that are the same."""
+        depth = common(claim.prefix.numbers, record.prefix.numbers)
+        return claim.prefix.ends[depth - 1] if depth else 0
+
+    def _may_use(self, claim: Claim, record: Record) -> bool:
+        return claim.principal == record.principal
+
+    def _shared(self, claim: Claim, depth: int) -> int:
+        """Bytes that somebody else's prompt has, and that two principals have sent."""
+        if not self.shares:
+            return 0
+        numbers, ends = claim.prefix.numbers, claim.prefix.ends
+        low, high = 0, depth + 1
+        while low < high:  # what two have sent, two have sent from the beginning
+            middle = (low + high) // 2
+            if self._sent_by_two(numbers[middle]):
+                low = middle + 1
+            else:
+                high = middle
+        return ends[low - 1] if low else 0
+
+    def _sent_by_two(self, number: int) -> bool:
+        holders = iter(self._holders[number])
+        first = next(holders).principal
+        return any(record.principal != first for record in holders)
+
+    # learning
+
+    def note(self, claim: Claim, now: float) -> Record:
+        """The prompt is being asked: its record, a new one if it begins a conversation."""
+        record = self.conversation(claim)
+        if record is None:
+            record = Record(claim.principal, claim.session, claim.prefix, now)
+            if claim.session is not None:
+                self._sessions[claim.principal, claim.session] = record
+            self._enter(record)
+        elif record.prefix is not claim.prefix:
+            self._leave(record)
+            record.prefix = claim.prefix
+            self._enter(record)
+        record.used = now
+        record.turns += 1
+        self._records[record] = None
+        self._records.move_to_end(record)
+        return record
+
+    def overflowing(self) -> Record | None:
+        """The one to be dropped next, as long as there are too many."""
+        if len(self._records) > self._most_records or (self._blocks > self._most_blocks and len(self._records) > 1):
+            return next(iter(self._records))
+        return None
+
+    def drop(self, record: Record) -> None:
+        """Forget it."""
+        if record not in self._records:
+            return
+        del self._records[record]
+        self._leave(record)
+        if record.session is not None:
+            del self._sessions[record.principal, record.session]
+
+    def _enter(self, record: Record) -> None:
+        prefix = record.prefix
+        for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
+            for number in numbers:
+                holders.setdefault(number, {})[record] = None
+            self._blocks += len(numbers)
+
+    def _leave(self, record: Record) -> None:
+        prefix = record.prefix
+        record.prefix = NO_PREFIX
+        for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
+            for number in numbers:
+                records = holders[number]
+                records.pop(record, None)
+                if not records:
+                    del holders[number]
+            self._blocks -= len(numbers)
+
+
+def _longest_first(matches: list[Match]) -> list[Match]:
+    return sorted(matches, key=lambda match: -match.size)
+
+
+def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Blocks from the beginning that both have."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high) // 2
+        if one[middle] == other[middle]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _goes_on(claim: Claim, record: Record, depth: int, from_turns: bool) -> bool:
+    """Whether a prompt that is the same up to block `depth` is the next turn of the record, or its last one again."""
+    if claim.principal != record.principal or record.session is not None:
+        return False
+    numbers, turns = record.prefix.numbers, record.prefix.turn_numbers
+    if from_turns:
+        return depth + 1 >= len(turns) - 1 and _is_no_chance(claim.prefix, record.prefix, depth)
+    before_turns = len(numbers) - len(turns) if turns else 0
+    # All but its last block, and more than what comes before the first message of the user: that is common to many.
+    return depth + 1 >= max(len(numbers) - 1, before_turns + 1)
+
+
+def _is_no_chance(one: Prefix, other: Prefix, depth: int) -> bool:
+    """Whether what comes before the first message of the user may be the same but for a line that changes: there is as
+    much of it, and what follows is more than a greeting.
+    """
+    differ = abs((one.size - one.turn_ends[-1]) - (other.size - other.turn_ends[-1]))
+    return differ <= CHANGING and (depth > 0 or one.turn_ends[0] >= GREETING)
