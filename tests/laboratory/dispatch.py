@@ -1,20 +1,18 @@
-"""Who gives turns to engines: the proxy's own `Pool`, with its own policies, behind one small interface.
+"""Who gives turns to engines: the proxy's own `Pool`, behind one small interface.
 
 Nothing is decided here. What differs between dispatchers is what the pool is told, and what is done with its grants.
 """
 
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple, Protocol
 
-from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, Saved
-from slotproxy.instances.slots.line import Line
 from slotproxy.instances.slots.pool import Grant, Pool
-from slotproxy.instances.slots.routing import Policy, least_busy, round_robin
-from tests.laboratory.machines import Machine
+from slotproxy.instances.slots.principal import cost
+from slotproxy.instances.slots.routing import Policy
 from tests.laboratory.texts import Text, size
-from tests.laboratory.trace import Trace, Turn
+from tests.laboratory.trace import Turn
 
 QUEUE_LIMIT = 1_000_000  # nobody is refused here: what is compared is how long they wait
 
@@ -26,6 +24,7 @@ class Given(NamedTuple):
     engine: int
     keeps: bool = False  # what is in the slot is to be saved first
     restore: Text | None = None  # what is to be restored over the slot then
+    believed: float = 0.0  # tokens of the prompt that the policy counts on not to be computed
 
 
 class Done(NamedTuple):
@@ -68,11 +67,12 @@ class Dispatcher(Protocol):
 class Plain:
     """The pool with a policy that knows nothing of conversations."""
 
-    def __init__(self, policy: Policy, exclude: Mapping[int, frozenset[int]] | None = None, line: Line | None = None):
-        """`exclude`: engines that are not for a conversation."""
-        self._pool: Pool[int] = Pool(QUEUE_LIMIT, policy, line=line)
+    def __init__(self, policy: Policy, exclude: Mapping[int, frozenset[int]] | None = None, *, fair: bool = True):
+        """`exclude`: engines that are not for a conversation. `fair`: else first come, first served."""
+        self._pool: Pool[int] = Pool(QUEUE_LIMIT, policy)
+        self._fair = fair
         self._exclude = exclude or {}
-        self._woken = -math.inf
+        self._woken = -math.inf  # a moment that is over stays the next one until a slot is free
         self._numbers: dict[int, int] = {}  # by ticket
         self._tickets: dict[int, int] = {}  # by number
 
@@ -80,14 +80,16 @@ class Plain:
         return self._given(self._pool.add(engine, now=now), now)
 
     def withdraw(self, engine: int, now: float) -> list[Given]:
-        return self._given(self._pool.withdraw(engine, now)[1], now)
+        self._pool.withdraw(engine)
+        return self._given(self._pool.expire(now), now)
 
     def arrive(self, number: int, turn: Turn, now: float) -> list[Given]:
         exclude = self._exclude.get(turn.conversation, frozenset())
-        claim = turn.claim()
+        claim = turn.claim() if self._fair else replace(turn.claim(), principal="")
         at_once = self._pool.take_for(claim, now, exclude)
         if at_once is not None:
-            self._known(at_once[0], number)
+            self._pool.line.passed(at_once.ticket, claim, now)
+            self._known(at_once.ticket, number)
             return self._given([at_once], now)
         ticket, grants = self._pool.join(exclude, claim, now)
         self._known(ticket, number)
@@ -97,6 +99,8 @@ class Plain:
         pass
 
     def answered(self, done: Done, now: float) -> bool:
+        took = cost(size(done.turn.prompt), done.turn.answer.tokens, done.cached)
+        self._pool.line.served(self._tickets[done.number], took, now)
         return False
 
     def end(self, done: Done, saving: float, now: float) -> list[Given]:
@@ -118,105 +122,3 @@ class Plain:
 
     def _given(self, grants: list[Grant[int]], now: float) -> list[Given]:
         return [Given(self._numbers[grant.ticket], grant.member) for grant in grants]
-
-
-class Remembering(Plain):
-    """The pool with what the proxy knows of conversations: where each is, and which are saved."""
-
-    def __init__(self, machine: Machine, *, waits: bool, hands_over: bool, line: Line | None = None) -> None:
-        super().__init__(least_busy, line=line)
-        self.affinity = Affinity(least_busy, waits=waits)
-        self._pool.claim_policy = self.affinity
-        self._build = "the same for all" if hands_over else None
-        self._kv_bytes = machine.kv_bytes
-        self._turns: dict[int, Any] = {}  # the affinity's, by number
-        self._texts: dict[Any, Text] = {}  # by record: what its engine has of it
-        self._store: OrderedDict[str, Text] = OrderedDict()
-        self._saving: dict[int, Any] = {}  # by engine
-
-    def offer(self, engine: int, now: float) -> list[Given]:
-        self.affinity.forget(engine)
-        self.affinity.add(engine, self._build)
-        return super().offer(engine, now)
-
-    def restored(self, given: Given, seconds: float, now: float) -> None:
-        turn = self._turns[given.number]
-        if given.restore is not None:
-            self.affinity.restored(turn, seconds)
-        self.affinity.sent(turn, now)
-
-    def answered(self, done: Done, now: float) -> bool:
-        turn = self._turns[done.number]
-        self._texts[turn.record] = done.turn.text
-        self.affinity.ended(
-            turn,
-            prompt=size(done.turn.prompt),
-            completion=done.turn.answer.tokens,
-            cached=done.cached,
-            prefill=done.prefill,
-            decode=done.decode,
-            now=now,
-        )
-        held = self.affinity.to_be_saved(done.engine)
-        if held is None or (self._pool.queued and self.affinity.saving(held.tokens) > LONGEST_DELAY):
-            return False
-        self._saving[done.engine] = held
-        return True
-
-    def end(self, done: Done, saving: float, now: float) -> list[Given]:
-        held = self._saving.pop(done.engine, None)
-        if held is not None:
-            self._save(held, saving)
-        del self._turns[done.number]
-        self._pool.warm(done.engine, self.affinity.warmth(done.engine))
-        return super().end(done, saving, now)
-
-    def _given(self, grants: list[Grant[int]], now: float) -> list[Given]:
-        return [self._one_given(grant) for grant in grants]
-
-    def _one_given(self, grant: Grant[int]) -> Given:
-        number, turn = self._numbers[grant.ticket], grant.turn
-        self._turns[number] = turn
-        restore = None if turn.restore is None else self.affinity.saved_as(turn.restore)
-        text = None if restore is None else self._store[restore.name]
-        return Given(number, grant.member, turn.keep is not None, text)
-
-    def _save(self, held: Any, seconds: float) -> None:
-        text, name = self._texts[held.record], f"{id(held.record)}"
-        tokens = size(text)
-        saved = Saved(name, self._build, held.prefix, tokens, tokens * self._kv_bytes)
-        self._store[name] = text
-        self.affinity.saved(held, saved, seconds)
-
-
-def pins(trace: Trace, machine: Machine, engines: int) -> dict[int, frozenset[int]]:
-    """For each conversation that goes on, every engine but its own, so that all engines have about as much to do.
-
-    The largest is placed first, each on the engine that has least: this knows what every turn will cost.
-    """
-    goes_on, work = trace.followed_up(), Counter[int]()
-    for turn, known in zip(trace.turns, trace.known(), strict=True):
-        if turn.conversation in goes_on:
-            prefill = (size(turn.prompt) - known) / machine.prefill
-            work[turn.conversation] += prefill + turn.answer.tokens / machine.decode  # type: ignore[assignment]
-    load = [0.0] * engines
-    everybody, placed = frozenset(range(engines)), {}
-    for conversation, seconds in work.most_common():
-        own = min(everybody, key=lambda engine: load[engine])
-        load[own] += seconds
-        placed[conversation] = everybody - {own}
-    return placed
-
-
-Maker = Callable[[Trace, Machine, int], Dispatcher]
-
-PINNED, ORACLE = "pinned by hand", "oracle"
-POLICIES: dict[str, Maker] = {
-    "round-robin": lambda trace, machine, engines: Plain(round_robin),
-    "least-busy": lambda trace, machine, engines: Plain(least_busy),
-    "+ affinity": lambda trace, machine, engines: Remembering(machine, waits=False, hands_over=False),
-    "+ waiting": lambda trace, machine, engines: Remembering(machine, waits=True, hands_over=False),
-    "+ hand-over": lambda trace, machine, engines: Remembering(machine, waits=True, hands_over=True),
-    PINNED: lambda trace, machine, engines: Plain(least_busy, pins(trace, machine, engines)),
-    ORACLE: lambda trace, machine, engines: Plain(least_busy, pins(trace, machine, engines)),
-}

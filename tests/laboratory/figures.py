@@ -10,6 +10,7 @@ from statistics import fmean
 from tests.laboratory.simulation import Run, Served
 from tests.laboratory.texts import size
 
+COUNTED_ON = 64  # tokens
 REUSED = 0.8  # of what an engine of its own would have: from here on a turn found its conversation
 
 
@@ -38,8 +39,9 @@ class Figures:
     ratio: float  # to those of one engine for each conversation
     reused: float  # share of what the engine of one conversation would have, of later turns
     found: dict[str, int]
+    mistaken: float  # share of turns whose engine had less than half of what the policy counted on
     jain: float
-    unfair: float
+    unfair: float  # the longest wait of all, in fair shares
     seconds: float  # of the whole run
 
 
@@ -63,6 +65,7 @@ def figures(run: Run) -> Figures:
         ratio=computed / alone,
         reused=reused,
         found=dict(Counter(str(how) for how in found(run))),
+        mistaken=_mean([one.believed >= COUNTED_ON and one.cached < one.believed / 2 for one in run.served]),
         jain=jain(service_rates(run)),
         unfair=max(longest_waits(run).values(), default=0.0),
         seconds=run.seconds,
@@ -116,8 +119,9 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 def longest_waits(run: Run) -> dict[str, float]:
     """The longest wait of each principal, in fair shares.
 
-    A fair share is one mean service of every principal that has asked, divided among the slots. What a principal
-    lets wait behind its own requests does not count.
+    A fair share of the slots is one part for each principal that has asked, so a request takes as many times longer
+    than alone as there are principals for each slot. For a short one it is a mean service of each of them, as nobody
+    is interrupted. What a principal lets wait behind its own requests does not count.
     """
     mean = _mean([one.answered - one.granted for one in run.served])
     moments = [(one.arrived, 1, one) for one in run.served] + [(one.granted, 2, one) for one in run.served]
@@ -136,7 +140,7 @@ def longest_waits(run: Run) -> dict[str, float]:
             if one.number in at_arrival:
                 at_arrival[one.number] = len(+asking)
         elif one.number in at_arrival:
-            share = mean * max(at_arrival[one.number], len(+asking)) / run.engines
+            share = max(mean, one.answered - one.granted) * max(at_arrival[one.number], len(+asking)) / run.engines
             longest[principal] = max(longest.get(principal, 0.0), (moment - one.arrived) / share)
     return longest
 

@@ -30,6 +30,7 @@ class Served:
     first_token: float = math.nan
     answered: float = math.nan  # the client has all of the answer
     cached: int = 0
+    believed: float = 0.0  # what the policy counted on of that
     restored: bool = False
 
 
@@ -119,7 +120,7 @@ class Simulation:
             self._begin(one)
 
     def _begin(self, given: Given) -> None:
-        number, name, keeps, restore = given
+        number, name, keeps, restore, believed = given
         engine, served = self._engines[name], self._served[number]
         if engine.serves is not None or engine.restarting:
             raise RuntimeError(f"engine {name} is given a second turn")
@@ -133,6 +134,7 @@ class Simulation:
             engine.memory.overwrite(restore)
             served.restored = True
             restoring = machine.restore(size(restore))
+        served.believed = believed
         served.cached, copied = engine.memory.begin(turn.prompt)
         computed = size(turn.prompt) - served.cached
         engine.phases.append((KEEP, saving))

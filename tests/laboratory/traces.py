@@ -90,7 +90,7 @@ def seeding(seed: int, conversations: int = 20, lanes: int = 4) -> Trace:
     return writer.trace("seeding", restart_after=conversations)
 
 
-SYNTHETIC: dict[str, Callable[[int], Trace]] = {
+TRACES: dict[str, Callable[[int], Trace]] = {
     "chat-2": lambda seed: chat(seed, 2),
     "chat-6": lambda seed: chat(seed, 6),
     "chat-12": lambda seed: chat(seed, 12),
