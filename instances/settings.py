@@ -57,3 +57,7 @@ class SupplySettings:
     upstreams: tuple[UpstreamSpec, ...] = ()
     state_dir: Path
     drain_timeout: float = 60.0  # seconds
+    affinity: bool = True  # conversations find the instance that knows them, or are handed over
+    kv_store_limit: int | None = None  # bytes of saved conversations; None: by the free disk; 0: none are saved
+    kv_keep: bool = False  # saved conversations outlive the proxy
+    kv_share: bool = True  # a beginning that two principals have sent may be given to a third

@@ -20,6 +20,15 @@ NOT_TO_ENGINE = HOP_BY_HOP | frozenset(
     # accept-encoding: an engine that compressed would hide the token counts from the meter, and loopback gains nothing
     b"host content-length expect accept-encoding x-request-id x-slotproxy-priority x-slotproxy-via".split()
 )
+PRIORITY = b"x-slotproxy-priority"
+SESSIONS = (  # clients name their conversation in them, and engines get them, too; the first that is there counts
+    b"x-session-id",
+    b"x-claude-code-session-id",
+    b"x-session-affinity",  # OpenCode's
+    b"session-id",
+    b"session_id",  # Codex's
+    b"x-conversation-id",
+)
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})  # OpenAI's, Anthropic's, Azure's
 NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms".split())
 CORS_PREFIX = b"access-control-"

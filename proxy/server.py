@@ -126,8 +126,13 @@ class Server:
 
     def _access(self, settings: Settings) -> Access:
         """Reads the file of keys. Raises ConfigurationError."""
+        keys = settings.labelled_keys()
         return Access(
-            keys=settings.keys(), cors_origins=settings.cors_origin, loopback=self._loopback, name=settings.host
+            keys=tuple(key for _, key in keys),
+            labels=tuple(label for label, _ in keys),
+            cors_origins=settings.cors_origin,
+            loopback=self._loopback,
+            name=settings.host,
         )
 
     def _pages(self) -> web.Application:

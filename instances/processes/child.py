@@ -10,15 +10,25 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+PRIVATE = 0o077  # the permissions that the files of a child are made without
+
 
 def start(
     command: Sequence[str], *, env: Mapping[str, str], cwd: Path | str, stdin: int, output: int
 ) -> "subprocess.Popen[bytes]":
     """`stdin` and `output` are descriptors. From the main thread: where a child dies with its parent, it is the thread
-    that counts. Raises OSError when it cannot be run.
+    that counts. What it writes nobody but its user can read: engines save what was said to them. Raises OSError when it
+    cannot be run.
     """
     return subprocess.Popen(
-        command, stdin=stdin, stdout=output, stderr=output, env=dict(env), cwd=cwd, start_new_session=True
+        command,
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+        umask=PRIVATE,
     )
 
 

@@ -73,7 +73,8 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace) -> Any:
     params.no_extra_bufts = True  # a repacked copy of the weights would be private to each process
     params.fit_params = False  # it would size this engine by memory the next one needs
     params.cache_ram_mib = options.cache_ram
-    params.slot_save_path = options.slot_save_path
+    if options.slot_save_path:
+        params.slot_save_path = os.path.join(options.slot_save_path, "")  # the name of the file is put right behind it
     params.sse_ping_interval = options.sse_ping_interval
     params.endpoint_slots, params.endpoint_metrics, params.endpoint_props = True, options.metrics, False
     params.embedding, params.warmup, params.ui = options.embeddings, not options.no_warmup, False

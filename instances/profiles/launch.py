@@ -13,6 +13,7 @@ from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.settings import SupplySettings
 
 HOST = "127.0.0.1"
+STORE = "kv-store"  # of saved conversations, below the state directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,11 @@ class Place:
     @property
     def kv(self) -> Path:
         return self.directory / "kv"
+
+    @property
+    def store(self) -> Path:
+        """One for all instances of a proxy, beside the folder of their directories."""
+        return self.directory.parent.parent / STORE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,7 @@ class Launch:
             **{f"port{number}": str(port) for number, port in enumerate(place.further_ports, start=2)},
             "ctx": str(self.ctx),
             "kv": str(place.kv),
+            "store": str(place.store),
             "dir": str(place.directory),
             "threads": str(self.threads),
         }

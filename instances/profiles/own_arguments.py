@@ -24,6 +24,7 @@ MEANINGS = {
     "port3": ADDRESS,
     "ctx": "give --ctx-size before --",
     "kv": STATE,
+    "store": STATE,
     "dir": STATE,
 }  # {threads} is missing: how many suit a machine its user may know better
 _WORD = re.compile(r"\{(\w+)\}")

@@ -12,7 +12,7 @@ import msgspec
 
 from slotproxy.instances.failures import Cause
 
-PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "dir", "threads")
+PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "store", "dir", "threads")
 OURS = "SLOTPROXY_"  # environment variables of the proxy, API keys among them, are none of an engine's business
 _PORTS = {"port2": 2, "port3": 3}
 _WORD = re.compile(r"\{(\w+)\}")
@@ -121,6 +121,20 @@ class Batching(_Table, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Kv(_Table, frozen=True, kw_only=True):
+    """How what an engine has computed of a conversation gets into another instance of it.
+
+    `slots`: POST `path`?action=save, restore and erase, as llama-server has them; the engine writes and reads the file
+    in its folder {store}. `files`: it keeps files `<sha1>.kv` in {kv} by itself and takes what it finds there. `none`:
+    not at all.
+    """
+
+    how: Literal["none", "slots", "files"] = "none"
+    path: Path_ = "/slots/0"
+    complete: Path_ = "/completion"  # computes a text, and tells how much of it was cached in timings.cache_n
+    note: str = ""
+
+
 class Fatal(_Table, frozen=True, kw_only=True):
     """A line of the engine's log, or of its answer to the warm-up, that says why it cannot go on."""
 
@@ -156,6 +170,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     lock: Lock = Lock()
     memory: Memory
     batching: Batching | None = None
+    kv: Kv = Kv()
     fatal: tuple[Fatal, ...] = ()
     reserved: dict[str, str] = {}  # arguments a user may not add, and the option of slotproxy to use instead
 
@@ -163,6 +178,11 @@ class Profile(_Table, frozen=True, kw_only=True):
     def ports(self) -> int:
         """How many ports an instance needs."""
         return max((_PORTS.get(word, 1) for word in self.placeholders), default=1)
+
+    @property
+    def shares_store(self) -> bool:
+        """Whether instances of the engine are given one folder for all of them."""
+        return "store" in self.placeholders
 
     @property
     def takes_ctx(self) -> bool:

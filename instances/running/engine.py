@@ -158,7 +158,7 @@ def _identity(model: Path) -> tuple[int, int, int, int] | None:
 @asynccontextmanager
 async def spawned(name: str, launch: Launch, directory: Path, guardian: Guardian) -> AsyncIterator[Engine]:
     """A process in its own directory, under its own lock; nothing of either is left afterwards. Raises EngineFailed."""
-    with _occupied(directory, locked=launch.profile.lock.holder == "supervisor"):
+    with _occupied(launch, directory):
         engine = await _spawn(name, launch, directory, guardian)
         try:
             yield engine
@@ -171,13 +171,14 @@ async def spawned(name: str, launch: Launch, directory: Path, guardian: Guardian
 
 
 @contextmanager
-def _occupied(directory: Path, *, locked: bool) -> Iterator[None]:
+def _occupied(launch: Launch, directory: Path) -> Iterator[None]:
     lock: FileLock | None = None
+    place = Place(directory=directory, port=0)
     try:
-        (directory / "kv").mkdir(mode=0o700, parents=True, exist_ok=True)
-        for private in (directory, directory / "kv"):
+        for private in (directory, place.kv, *([place.store] if launch.profile.shares_store else [])):
+            private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
-        if locked:
+        if launch.profile.lock.holder == "supervisor":
             lock = FileLock.take(directory / "engine.lock")
     except LockHeld as error:
         raise EngineFailed(Cause.LOCK_HELD, str(error)) from None

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from slotproxy.instances.profiles.fingerprint import NOWHERE
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.scaling import planner, workload
-from slotproxy.instances.scaling.calibration import NOWHERE
 from slotproxy.instances.scaling.generations import Generations, NotMeasured, Obstacle, Run
 from slotproxy.instances.scaling.memory_monitor import MemoryMonitor
 from slotproxy.instances.scaling.planner import Pair

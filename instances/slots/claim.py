@@ -43,6 +43,8 @@ class Claim:
     principal: str = ""  # who asks: the label of the key, else the client's address; never the key itself
     priority: Priority = Priority.INTERACTIVE
     session: str | None = None  # the conversation, as the client names it; counts within its principal only
+    # It may be a person's or an application's name, with many conversations: it counts where the prefix says nothing.
+    session_is_weak: bool = False
     prefix: Prefix = NO_PREFIX
 
     @property

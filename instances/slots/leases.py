@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import NO_CLAIM, NOBODY, Grant, Pool, Ticket
+from slotproxy.instances.slots.principal import cost
 from slotproxy.instances.slots.routing import Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Field, Observer, Upstream
@@ -77,6 +78,11 @@ class Lease:
         return self._leases is not None
 
     @property
+    def is_of_interest(self) -> bool:
+        """Whether anybody learns from what becomes of it."""
+        return self.turn is not None or (self._leases is not None and self._leases.is_charged(self.ticket))
+
+    @property
     def is_to_be_prepared(self) -> bool:
         """Whether `prepare` has anything to do."""
         return self.turn is not None and self.turn.restore is not None
@@ -91,6 +97,8 @@ class Lease:
         leases = self._leases
         if leases is None:
             return
+        if answered.prompt is not None:
+            leases.served(self.ticket, cost(answered.prompt, answered.completion or 0, answered.cached or 0))
         if self.turn is None:
             self.release()
         else:
@@ -305,9 +313,9 @@ class Leases:
         while self._pool.leased(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
-    def reconfigure(self, queue_limit: int, policy: Policy) -> None:
+    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
         """From now on by these; requests that wait already go on waiting."""
-        self._pool.reconfigure(queue_limit, policy)
+        self._pool.reconfigure(queue_limit, policy, per_client)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
         """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are
@@ -320,6 +328,14 @@ class Leases:
 
     def accept(self) -> None:
         self._refusal = None
+
+    def is_charged(self, ticket: Ticket) -> bool:
+        """Whether the line before the slots wants to know what the request cost."""
+        return self._pool.is_charged(ticket)
+
+    def served(self, ticket: Ticket, tokens: float) -> None:
+        """What the request of a lease cost, see `principal.cost`."""
+        self._pool.served(ticket, tokens, monotonic())
 
     def warm(self, upstream: Upstream, tokens: int) -> None:
         """`upstream` holds so many tokens of a conversation that nobody else has."""

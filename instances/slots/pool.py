@@ -54,13 +54,13 @@ class Pool(Generic[M]):
         queue_limit: int,
         policy: Policy = least_busy,
         *,
-        line: Line | None = None,
         claim_policy: ClaimPolicy | None = None,
     ) -> None:
         """`policy` decides where there is no claim, or no `claim_policy`."""
-        self.reconfigure(queue_limit, policy)
         self.claim_policy = claim_policy
-        self.line = line or Line()
+        self.line = Line()
+        self.reconfigure(queue_limit, policy)
+        self._charged: set[Ticket] = set()  # those whose cost the line wants to know
         self._seats: dict[M, Seat] = {}
         self._overflow = False  # any seat is one: the others come first
         self._leases: dict[Ticket, Seat] = {}
@@ -68,8 +68,9 @@ class Pool(Generic[M]):
         self._tickets = itertools.count(1)
         self.granted = 0  # leases so far
 
-    def reconfigure(self, queue_limit: int, policy: Policy) -> None:
+    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
         """From now on by these; who is queued already stays."""
+        self.line.reconfigure(per_client=per_client)
         self.queue_limit = queue_limit
         self._policy = policy
 
@@ -153,14 +154,20 @@ class Pool(Generic[M]):
         if self._queue:
             return None
         seat = self._choose(_Waiting(claim, exclude), now)
-        return self._grant(next(self._tickets), seat, claim, now) if isinstance(seat, Seat) else None
+        if not isinstance(seat, Seat):
+            return None
+        ticket = next(self._tickets)
+        self.line.passed(ticket, claim, now)
+        self._charged.add(ticket)
+        return self._grant(ticket, seat, claim, now)
 
     def join(
         self, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM, now: float = 0.0
     ) -> tuple[Ticket, list[Grant[M]]]:
         """Stand in the queue for a slot of any member not in `exclude`.
 
-        Raises QueueFull when no slot is free and the queue is at its limit, or the client has too many in it.
+        Raises QueueFull when no slot is free and the queue is at its limit, or ClientQueueFull when there are as many
+        tickets of this client in it as may be.
         """
         full = len(self._queue) >= self.queue_limit
         if full and self._pick(exclude) is None:
@@ -176,6 +183,9 @@ class Pool(Generic[M]):
         """Return the slot, or give up waiting for one. Safe to call twice."""
         seat = self._leases.pop(ticket, None)
         if seat is not None:
+            if ticket in self._charged:
+                self._charged.discard(ticket)
+                self.line.leave(ticket, now)
             seat.leased -= 1
             return self._assign(now) if self._queue else []
         waiting = self._queue.pop(ticket, None)
@@ -185,6 +195,15 @@ class Pool(Generic[M]):
         _await(waiting, None)
         return self._assign(now)
 
+    def is_charged(self, ticket: Ticket) -> bool:
+        """Whether the line wants to know what it cost."""
+        return ticket in self._charged
+
+    def served(self, ticket: Ticket, tokens: float, now: float) -> None:
+        """What a lease cost, see `principal.cost`."""
+        self._charged.discard(ticket)
+        self.line.served(ticket, tokens, now)
+
     def expire(self, now: float) -> list[Grant[M]]:
         """Those that have held out long enough take any slot, and those that no longer have a reason to."""
         return self._assign(now) if self._queue else []
@@ -193,10 +212,6 @@ class Pool(Generic[M]):
     def next_expiry(self) -> float | None:
         """When the next of those that hold out no longer does; None: nobody holds out."""
         return min((one.until for one in self._queue.values() if one.awaits is not None), default=None)
-
-    def position(self, ticket: Ticket, now: float) -> int:
-        """How many are to be served before it."""
-        return next((place for place, other in enumerate(self.line.order(now)) if other == ticket), 0)
 
     def add(self, member: M, slots: int = 1, *, overflow: bool = False, now: float = 0.0) -> list[Grant[M]]:
         """Offer `slots` of `member`; leases it already has count. `overflow`: only when no other member has a slot."""
@@ -247,6 +262,7 @@ class Pool(Generic[M]):
             if isinstance(seat, Seat):
                 del self._queue[ticket]
                 self.line.granted(ticket, now)
+                self._charged.add(ticket)
                 return self._grant(ticket, seat, waiting.claim, now)
             if isinstance(seat, Wait):
                 _await(waiting, seat)

@@ -46,6 +46,7 @@ class Access:
     """What was configured. `loopback`: clients are on this machine only."""
 
     keys: tuple[str, ...] = field(default=(), repr=False)
+    labels: tuple[str, ...] = ()  # by what name each of the keys is known
     cors_origins: tuple[str, ...] = ()
     loopback: bool = True
     name: str = ""  # --host, if it is a name
@@ -53,6 +54,9 @@ class Access:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_digests", tuple(map(_digest, self.keys)))
+        if not self.labels:
+            object.__setattr__(self, "labels", tuple(f"key-{number + 1}" for number in range(len(self.keys))))
+        assert len(self.labels) == len(self.keys)
 
     def check_host(self, host: str | None, *, required: bool) -> None:
         """Raises Refusal unless the Host field is valid and means us; None: there is none."""
@@ -78,12 +82,22 @@ class Access:
         """
         if not self.keys:
             return
-        bearer = _BEARER.fullmatch(authorization.strip()) if authorization else None
-        found = False
-        for given in (bearer.group(1) if bearer else None, *api_keys):
-            found |= given is not None and _matches(given, self._digests)
-        if not found:
+        if self._key(authorization, api_keys) is None:
             raise unauthorized()
+
+    def principal(self, peer: str, authorization: str | None, *api_keys: str | None) -> str:
+        """By whom a request is made that `check_key` let in: the label of its key, without keys `peer`, its address."""
+        number = self._key(authorization, api_keys) if self.keys else None
+        return peer if number is None else self.labels[number]
+
+    def _key(self, authorization: str | None, api_keys: Iterable[str | None]) -> int | None:
+        """The place of the first of the keys that was sent; as long takes any other."""
+        bearer = _BEARER.fullmatch(authorization.strip()) if authorization else None
+        found = None
+        for given in (bearer.group(1) if bearer else None, *api_keys):
+            number = None if given is None else _place(given, self._digests)
+            found = number if found is None else found
+        return found
 
     def check_operator(self) -> None:
         """Raises Refusal unless whoever asks may change what runs here: whoever has a key, or is on this machine."""
@@ -144,12 +158,13 @@ def _is_foreign(origin: str, host: str) -> bool:
     return not (own or is_loopback_name(host_name(authority)))
 
 
-def _matches(given: str, digests: Iterable[bytes]) -> bool:
-    """In constant time: digests are of one length, and that of every key is compared."""
+def _place(given: str, digests: Iterable[bytes]) -> int | None:
+    """Of a key among all. In constant time: digests are of one length, and that of every key is compared."""
     digest = _digest(given)
-    found = False
-    for each in digests:
-        found |= hmac.compare_digest(digest, each)
+    found = None
+    for number, each in enumerate(digests):
+        if hmac.compare_digest(digest, each):
+            found = number
     return found
 
 

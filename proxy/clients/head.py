@@ -14,7 +14,7 @@ from typing import Any
 import httptools
 
 from slotproxy.proxy.errors import head_too_large, malformed, not_implemented
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, SESSIONS
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
 MAX_HEAD = 64 * 1024  # bytes of a head, its empty line included
@@ -28,12 +28,12 @@ _VERSIONS = {b"HTTP/1.1": True, b"HTTP/1.0": False}
 _READ_HERE = frozenset(
     b"host origin authorization x-api-key api-key x-request-id connection content-length transfer-encoding "
     b"content-type content-encoding expect access-control-request-method access-control-request-headers".split()
-)
+) | frozenset(SESSIONS)
 _FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
 _CONNECTION = frozenset({b"connection", b"proxy-connection"})  # the second is no standard, and says close all the same
 _NO_NAMES: frozenset[bytes] = frozenset()
 
-SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS | frozenset({b"x-conversation-id"})
+SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS
 """Lower-case names of the fields that are read here, or that some engine must not get; all others pass to every one."""
 
 

@@ -6,8 +6,6 @@ else. The command line, the `SLOTPROXY_` variables, the keys of the file (`sourc
 """
 
 import os
-import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.instances.slots.routing import POLICIES
+from slotproxy.proxy.options import key_file
 from slotproxy.proxy.options.option import option, table
 from slotproxy.proxy.options.values import (
     FLAG,
@@ -29,6 +28,8 @@ from slotproxy.proxy.options.values import (
     PATH,
     SHARE,
     SIZE,
+    SIZE_OR_ZERO,
+    SWITCH,
     TEXT,
     TIME,
     TIME_OR_ZERO,
@@ -39,8 +40,6 @@ from slotproxy.proxy.options.values import (
 
 DEMO = "demo"
 EIGHTY_PERCENT = MemoryLimit(percent=80)
-_COMMENT = re.compile(r"(?:^|[ \t])#")
-_BLANKS = " \t\r"  # around a key; some editors end lines with CRLF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +134,34 @@ class Settings:
     routing: Annotated[str, option(choice(POLICIES), "How an instance is chosen among those with a free slot.")] = (
         "least-busy"
     )
+    affinity: Annotated[
+        str,
+        option(
+            SWITCH,
+            "Prefer the instance that has a conversation's beginning computed, and hand what is computed over to "
+            "others.",
+        ),
+    ] = "on"
+    kv_store_limit: Annotated[
+        int | None,
+        option(
+            SIZE_OR_ZERO,
+            "Disk for saved conversations, which any instance can go on with as if it had computed them; 0: none are "
+            "saved.",
+            unset="a tenth of the free disk, at most 8GiB",
+        ),
+    ] = None
+    kv_keep: Annotated[
+        bool, option(FLAG, "Keep saved conversations for the next start instead of deleting them at a stop.")
+    ] = False
+    kv_share: Annotated[
+        str,
+        option(
+            SWITCH,
+            "Let a client begin with what others have computed, where two have sent that beginning themselves; how "
+            "soon its answer comes then tells that somebody did.",
+        ),
+    ] = "on"
     queue_limit: Annotated[int, option(number(0), "Requests that may wait for a slot.")] = 64
     queue_per_client: Annotated[
         int | None,
@@ -156,7 +183,7 @@ class Settings:
         ),
     ] = field(default=(), repr=False)
     api_key_file: Annotated[
-        Path | None, option(PATH, "File of API keys, one per line; # begins a comment.", unset="none")
+        Path | None, option(PATH, "File of keys, one per line: KEY or LABEL: KEY; # begins a comment.", unset="none")
     ] = None
     cors_origin: Annotated[
         tuple[str, ...],
@@ -210,7 +237,13 @@ class Settings:
 
     def keys(self) -> tuple[str, ...]:
         """The keys of --api-key and --api-key-file; reads the file. Raises ConfigurationError."""
-        return self.api_key + (_keys_in(self.api_key_file) if self.api_key_file is not None else ())
+        return tuple(key for _, key in self.labelled_keys())
+
+    def labelled_keys(self) -> tuple[tuple[str, str], ...]:
+        """The same, each behind the label by which it may be spoken of: its own, or `key-` and its place among all."""
+        given = [("", key) for key in self.api_key]
+        given += key_file.read(self.api_key_file) if self.api_key_file is not None else []
+        return tuple((label or f"key-{place}", key) for place, (label, key) in enumerate(given, start=1))
 
     def check(self, environ: Mapping[str, str]) -> None:
         """Raises ConfigurationError where options that are sound alone do not go together, or with this machine."""
@@ -232,7 +265,7 @@ class Settings:
         many = evaluate_parallel_slots(self.instances or 1, None, maximum=self.max_instances)
         if many.warning is not None:
             yield f"--instances {many.requested} is more than --max-instances {self.max_instances}: all are started"
-        if self.api_key_file is not None and _is_open_to_all(self.api_key_file):
+        if self.api_key_file is not None and key_file.is_open_to_all(self.api_key_file):
             yield f"--api-key-file {self.api_key_file} can be read by every user of this machine: chmod 600 helps"
 
     def supply(self, model: Path | None) -> SupplySettings:
@@ -255,6 +288,10 @@ class Settings:
             upstreams=self.upstream,
             state_dir=self.state_path,
             drain_timeout=self.drain_timeout,
+            affinity=self.affinity == "on",
+            kv_store_limit=self.kv_store_limit,
+            kv_keep=self.kv_keep,
+            kv_share=self.kv_share == "on",
         )
 
 
@@ -265,30 +302,6 @@ def _default_state_dir() -> Path | None:
     except RuntimeError:
         return None
     return path if path.is_absolute() else None  # without a home `~` stays as it is
-
-
-def _keys_in(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # nothing else ends a line
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(f"--api-key-file {path} cannot be read: {reason}") from None
-    keys = []
-    for position, line in enumerate(lines, start=1):
-        try:
-            keys += [KEY.read(key) for key in [_COMMENT.split(line, maxsplit=1)[0].strip(_BLANKS)] if key]
-        except ValueError as error:
-            raise ConfigurationError(f"line {position} of --api-key-file {path} is no key: it {error}") from None
-    if not keys:  # an empty file would mean a server that is open to everybody
-        raise ConfigurationError(f"--api-key-file {path} holds no key: write one per line")
-    return tuple(keys)
-
-
-def _is_open_to_all(path: Path) -> bool:
-    try:
-        return bool(path.stat().st_mode & stat.S_IROTH)
-    except OSError:
-        return False  # whoever reads the keys says so
 
 
 if __name__ == "__main__":

@@ -82,11 +82,24 @@ def duration(*, zero: bool) -> Kind:
 
 def read_size(text: str) -> int:
     """Bytes, more than 0. `24GiB` counts in 1024s, `24GB` in 1000s."""
-    match = _QUANTITY.fullmatch(text.lower())
-    size = int(float(match[1]) * _BYTES[match[2]]) if match is not None and match[2] in _BYTES else 0
-    if size < 1:
+    size = _bytes(text)
+    if size is None or size < 1:
         raise ValueError("must be a size such as 512MiB, 24GiB or 8GB")
     return size
+
+
+def read_size_or_zero(text: str) -> int:
+    """Bytes, as `read_size`, or none."""
+    size = _bytes(text)
+    if size is None:
+        raise ValueError("must be a size such as 512MiB, 24GiB or 8GB, or 0")
+    return size
+
+
+def _bytes(text: str) -> int | None:
+    """None: it is no size."""
+    match = _QUANTITY.fullmatch(text.lower())
+    return int(float(match[1]) * _BYTES[match[2]]) if match is not None and match[2] in _BYTES else None
 
 
 def read_memory_limit(text: str) -> MemoryLimit:
@@ -114,6 +127,14 @@ def read_flag(text: str) -> bool:
     if text.lower() not in _FLAGS:
         raise ValueError("must be true or false")
     return _FLAGS[text.lower()]
+
+
+def read_switch(text: str) -> str:
+    """`on` or `off`: a field of type bool would be a flag, which no value may follow on the command line."""
+    try:
+        return _show_flag(read_flag(text))
+    except ValueError:
+        raise ValueError("must be on or off") from None
 
 
 def read_instances(text: str) -> int | None:
@@ -208,10 +229,16 @@ def _show_seconds(seconds: float) -> str:
 
 
 def _show_size(size: int) -> str:
+    if not size:
+        return "0"
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if size % _BYTES[unit.lower()] == 0:
             return f"{size // _BYTES[unit.lower()]}{unit}"
     return str(size)
+
+
+def _show_flag(given: bool) -> str:
+    return "on" if given else "off"
 
 
 def _show_memory_limit(limit: MemoryLimit) -> str:
@@ -223,9 +250,11 @@ PATH = Kind(metavar="PATH", read=read_path)
 TIME = duration(zero=False)
 TIME_OR_ZERO = duration(zero=True)
 SIZE = Kind(metavar="SIZE", read=read_size, show=_show_size)
+SIZE_OR_ZERO = Kind(metavar="SIZE", read=read_size_or_zero, show=_show_size)
 MEMORY_LIMIT = Kind(metavar="PERCENT|SIZE", read=read_memory_limit, show=_show_memory_limit)
 SHARE = Kind(metavar="PERCENT", read=read_share, show=lambda share: f"{share * 100:g}%")
-FLAG = Kind(metavar="", read=read_flag, show=lambda given: "on" if given else "off", flag=True)
+FLAG = Kind(metavar="", read=read_flag, show=_show_flag, flag=True)
+SWITCH = Kind(metavar="on|off", read=read_switch)
 INSTANCES = Kind(metavar="auto|N", read=read_instances)
 UPSTREAM = Kind(
     metavar="URL" + "".join(f"[,{name}={metavar}]" for name, metavar in _OF_AN_UPSTREAM.items()), read=read_upstream

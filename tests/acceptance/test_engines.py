@@ -50,6 +50,9 @@ def check_surroundings(played: Played, proxy: Running, number: int) -> None:
         assert facts["ctx"] == 2048
     if "kv" in facts:
         assert Path(facts["kv"]) == place / "kv"
+    if "store" in facts:
+        assert Path(facts["store"]) == proxy.state_dir / "kv-store"
+        assert stat.S_IMODE((proxy.state_dir / "kv-store").stat().st_mode) == 0o700
     if "slots" in facts:
         assert facts["slots"] == "1"
     assert stat.S_IMODE((place / "kv").stat().st_mode) == stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -57,6 +60,7 @@ def check_surroundings(played: Played, proxy: Running, number: int) -> None:
     assert Path(start["cwd"]) == place
     words = {"model": played.model, "parent": str(Path(played.model).parent), "host": "127.0.0.1", "ctx": "2048"}
     words |= {"name": facts["name"], "port": str(facts["port"]), "kv": str(place / "kv"), "dir": str(place)}
+    words |= {"store": str(proxy.state_dir / "kv-store")}
     words |= {"port2": str(facts.get("port2")), "port3": str(facts.get("port3")), "threads": facts.get("threads", "")}
     assert start["argv"][: len(profile.args)] == [filled(argument, words) for argument in profile.args]
     for variable, value in profile.env.items():

@@ -59,7 +59,7 @@ LLAMA_PAGES: Mapping[str, Document] = {
 }
 LLAMA_FLAGS = {
     "--model": "model", "--alias": "name", "--host": "host", "--port": "port", "--ctx-size": "ctx",
-    "--parallel": "slots", "--slot-save-path": "kv",
+    "--parallel": "slots",
 }  # fmt: skip
 
 CONTRACTS: Mapping[str, Contract] = {
@@ -78,15 +78,15 @@ CONTRACTS: Mapping[str, Contract] = {
     ),
     "llama-server": Contract(
         flags=LLAMA_FLAGS | {"--threads": "threads", "--cache-ram": "cache", "--sse-ping-interval": "ping"}
-        | {"--load-mode": "load-mode"},
+        | {"--load-mode": "load-mode", "--slot-save-path": "store"},
         switches=frozenset({"--metrics", "--no-repack", "--no-ui"}),
         pages=LLAMA_PAGES,
-        needs="kv",
+        needs="store",
         finishes="",
         version="--load-mode MODE --no-repack --no-ui --cache-ram N --sse-ping-interval N",
     ),
     "mlxcel-server": Contract(
-        flags=LLAMA_FLAGS | {"--max-queue-depth": "queue"},
+        flags=LLAMA_FLAGS | {"--max-queue-depth": "queue", "--slot-save-path": "kv"},
         switches=frozenset({"--metrics"}),
         pages=LLAMA_PAGES,
         model="directory",

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -58,6 +59,14 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
+
+
+async def test_what_it_writes_nobody_else_can_read(shell: Shell) -> None:
+    process = await shell.spawn("import os; os.close(os.open('kv', os.O_CREAT | os.O_WRONLY, 0o666)); os.mkdir('d')")
+    await process.wait()
+    await process.end()
+    modes = [stat.S_IMODE((shell.directory / name).stat().st_mode) for name in ("kv", "d")]
+    assert modes == [0o600, 0o700]
 
 
 async def test_the_last_words_are_taken_in_before_the_exit_is_told(shell: Shell) -> None:

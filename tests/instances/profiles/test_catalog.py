@@ -54,6 +54,17 @@ def test_a_shipped_profile_answers_for_what_users_ask_first(name: str) -> None:
     assert "{port}" in " ".join((*profile.args, *profile.env.values()))
 
 
+def test_conversations_are_handed_over_by_those_engines_that_are_known_to_take_them() -> None:
+    how = {name: catalog.load(name).kv.how for name in catalog.names()}
+    assert {name: one for name, one in how.items() if one != "none"} == {
+        "ds4-server": "files",
+        "embedded": "slots",
+        "llama-server": "slots",
+    }
+    assert catalog.parse(MINIMAL, "mine.toml").kv.how == "none"
+    assert all(catalog.load(name).kv.note for name in catalog.names())
+
+
 def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL)

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,19 @@ async def test_it_tells_its_name_its_context_and_its_slots(world: World, engine:
     assert answer is not None
     assert len(answer.document()) == 1
     assert (await world.probe.ask(upstream_of(engine), "/metrics")).status == 200  # type: ignore[union-attr]
+
+
+async def test_a_slot_is_saved_in_the_folder_of_all_instances_and_nobody_else_can_read_it(
+    world: World, engine: Instance
+) -> None:
+    answer = await world.probe.ask(upstream_of(engine), "/slots/0?action=save", body={"filename": "tmp-a"})
+    assert answer is not None
+    assert answer.status == 200, answer.body
+    (file,) = (world.state_dir / "kv-store").iterdir()
+    assert file.name == "tmp-a"
+    assert file.stat().st_size == answer.document()["n_written"] > 0
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
 async def test_an_abandoned_stream_frees_its_slot_within_a_second(world: World, engine: Instance) -> None:

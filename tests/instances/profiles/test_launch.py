@@ -43,6 +43,15 @@ def test_ds4_gets_a_port_a_kv_directory_and_a_lock_of_its_own() -> None:
     assert ds4.environment(PLACE, {})["DS4_LOCK_FILE"] == "/state/instances/3/engine.lock"
 
 
+@pytest.mark.parametrize("engine", ["embedded", "llama-server"])
+def test_saved_conversations_of_all_instances_are_in_one_folder(engine: str) -> None:
+    other = Place(directory=Path("/state/instances/4"), port=4712)
+    for place in (PLACE, other):
+        assert "--slot-save-path /state/kv-store" in " ".join(launch_of(engine).command(place))
+    assert launch_of(engine).profile.shares_store
+    assert not launch_of("ds4-server").profile.shares_store
+
+
 def test_the_users_own_arguments_come_last() -> None:
     assert launch_of("embedded", extra_args=("--threads", "1")).command(PLACE)[-2:] == ("--threads", "1")
 

@@ -52,8 +52,9 @@ def test_a_refusal_names_an_argument_that_was_given(given: list[str]) -> None:
 @pytest.mark.parametrize("name", catalog.names())
 def test_no_shipped_engine_can_be_given_another_model_address_or_context(name: str) -> None:
     profile = catalog.load(name)
+    ours = ("model", "host", "port", "ctx", "kv", "store")
     for flag, value in zip(profile.args, profile.args[1:], strict=False):
-        if flag.startswith("-") and any(f"{{{word}}}" in value for word in ("model", "host", "port", "ctx", "kv")):
+        if flag.startswith("-") and any(f"{{{word}}}" in value for word in ours):
             with pytest.raises(ConfigurationError, match=f"^{flag} after -- is set by slotproxy"):
                 own_arguments.check(profile, [flag, "x"])
     own_arguments.check(profile, ["--some-flag-of-its-own", "--threads", "2", "-ngl", "99"])

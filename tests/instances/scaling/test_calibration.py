@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from slotproxy.instances.processes import results
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.readings import Total
 from slotproxy.instances.scaling import calibration
@@ -56,7 +57,7 @@ def replaced(**changes: Any) -> Calibration:
 
 
 def test_only_the_newest_results_are_kept(tmp_path: Path) -> None:
-    for number in range(calibration.KEPT + 1):
+    for number in range(results.KEPT + 1):
         calibration.keep(tmp_path, str(number), replaced(at=float(number)))
     assert calibration.load(tmp_path, "0") is None
     assert calibration.load(tmp_path, "1") is not None

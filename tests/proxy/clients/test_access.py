@@ -34,6 +34,20 @@ def test_nothing_else_does(authorization: str | None, api_key: str | None) -> No
     assert caught.value.headers["WWW-Authenticate"] == "Bearer"
 
 
+def test_a_principal_is_the_label_of_the_first_right_key() -> None:
+    labelled = Access(keys=("one", "two", "three"), labels=("alice", "bob", "alice"))
+    assert labelled.principal("10.0.0.1", "Bearer one") == "alice"
+    assert labelled.principal("10.0.0.1", "Bearer two", "one", None) == "bob"
+    assert labelled.principal("10.0.0.1", "Bearer none", None, "three") == "alice"
+    assert [KEYED.principal("10.0.0.1", None, key) for key in ("one", "two")] == ["key-1", "key-2"]
+
+
+def test_without_a_key_it_is_the_address_and_never_a_key() -> None:
+    assert OPEN.principal("10.0.0.1", "Bearer one", "two") == "10.0.0.1"
+    assert KEYED.principal("::1", "Bearer four", "five") == "::1"
+    assert KEYED.principal("::1", None) == "::1"
+
+
 def test_keys_do_not_show_in_a_repr() -> None:
     assert "one" not in repr(KEYED)
 

@@ -3,6 +3,7 @@ import pytest
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.clients.head import HeadReader, RequestHead
 from slotproxy.proxy.exchange.engine_request import Recipe
+from slotproxy.proxy.headers import SESSIONS
 
 ENGINE = Upstream(instance="0", host="127.0.0.1", port=9, drop_headers=frozenset({b"x-conversation-id"}))
 
@@ -47,6 +48,19 @@ def test_what_an_engine_must_not_get_it_does_not_get_whatever_its_name() -> None
     request = sent(b"Host: a\r\nX-ODD: 1\r\nX-Even: 2\r\n", odd)
     assert b"X-ODD" not in request
     assert b"X-Even: 2" in request
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_session_that_is_read_here_reaches_the_engine_as_it_came_however_often(name: bytes) -> None:
+    lines = b"%b:  one\t\r\nX-Between: 1\r\n%b: two\r\n" % (name.title(), name)
+    anything = Upstream(instance="0", host="h", port=1)
+    request = sent(b"Host: a\r\n" + lines, anything)
+    assert all(line in request.split(b"\r\n") for line in lines.split(b"\r\n"))
+    assert request.index(b"one") < request.index(b"two")
+    assert head(b"Host: a\r\n" + lines).named[name] == b"one"
+    nominated = sent(b"Host: a\r\nConnection: %b\r\n" % name.upper() + lines, anything)
+    assert b"one" not in nominated
+    assert b"two" not in nominated
 
 
 def test_credentials_pass_unless_they_were_for_us() -> None:

@@ -23,6 +23,8 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert (settings.prefill_timeout, settings.stall_timeout, settings.drain_timeout) == (1800.0, 60.0, 60.0)
     assert (settings.max_body, settings.memory_limit) == (64 * 1024 * 1024, MemoryLimit(percent=80))
     assert (settings.log_format, settings.log_level) == ("text", "info")
+    assert (settings.affinity, settings.kv_store_limit) == ("on", None)
+    assert (settings.kv_keep, settings.kv_share) == (False, "on")
     assert settings.state_path.name == "slotproxy"
 
 
@@ -79,6 +81,14 @@ def test_keys_of_the_option_and_of_the_file_are_put_together(tmp_path: Path) -> 
     path.write_text("# ours\nsk-one\n\n  sk-two # of the laptop\nsk-with#inside\n")
     settings = Settings(api_key=("sk-zero",), api_key_file=path)
     assert settings.keys() == ("sk-zero", "sk-one", "sk-two", "sk-with#inside")
+
+
+def test_a_key_without_a_label_is_known_by_its_place_among_all(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("alice: sk-one\nsk-two\nsk-three # bob\n")
+    labelled = Settings(api_key=("sk-zero",), api_key_file=path).labelled_keys()
+    assert labelled == (("key-1", "sk-zero"), ("alice", "sk-one"), ("key-3", "sk-two"), ("bob", "sk-three"))
+    assert Settings().labelled_keys() == ()
 
 
 @pytest.mark.parametrize(
@@ -187,6 +197,10 @@ def test_the_supply_side_is_told_everything_it_asks_for(tmp_path: Path) -> None:
         upstream=(ELSEWHERE,),
         state_dir=tmp_path,
         drain_timeout=5.0,
+        affinity="off",
+        kv_store_limit=1 << 20,
+        kv_keep=True,
+        kv_share="off",
     )
     assert settings.supply(tmp_path / "m.gguf") == SupplySettings(
         model=tmp_path / "m.gguf",
@@ -200,6 +214,10 @@ def test_the_supply_side_is_told_everything_it_asks_for(tmp_path: Path) -> None:
         upstreams=(ELSEWHERE,),
         state_dir=tmp_path,
         drain_timeout=5.0,
+        affinity=False,
+        kv_store_limit=1 << 20,
+        kv_keep=True,
+        kv_share=False,
     )
 
 

@@ -12,6 +12,12 @@ def test_what_is_settled_at_the_start_stays_and_the_rest_changes() -> None:
     assert possible(BEFORE, wanted) == replace(BEFORE, instances=3, queue_limit=7)
 
 
+def test_saved_conversations_follow_a_configuration_that_is_read_again() -> None:
+    wanted = replace(BEFORE, affinity="off", kv_store_limit=0, kv_keep=True, kv_share="off")
+    assert possible(BEFORE, wanted) == wanted
+    assert summary(BEFORE, wanted) == "new values: --affinity, --kv-store-limit, --kv-keep, --kv-share"
+
+
 def test_the_user_is_told_what_changes_and_what_needs_a_new_start() -> None:
     wanted = replace(BEFORE, queue_limit=7, port=9000)
     assert summary(BEFORE, wanted) == "new values: --queue-limit; only after a new start: --port"

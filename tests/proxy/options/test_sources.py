@@ -70,6 +70,10 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "port": ("0", 0),
     "state-dir": ("/tmp/x", Path("/tmp/x")),
     "routing": ("random", "random"),
+    "affinity": ("off", "off"),
+    "kv-store-limit": ("0", 0),
+    "kv-keep": ("true", True),
+    "kv-share": ("false", "off"),
     "queue-limit": ("0", 0),
     "queue-per-client": ("4", 4),
     "queue-timeout": ("500ms", 0.5),
@@ -95,7 +99,7 @@ def test_every_option_means_the_same_from_each_source(name: str, file: Path) -> 
     text, value = EXAMPLES[name]
     file.write_text(f'{name} = "{text}"\n')
     field = name.replace("-", "_")
-    lines = {"engine-args": ["--", text], "recalibrate": ["--recalibrate"]}
+    lines = {"engine-args": ["--", text], "recalibrate": ["--recalibrate"], "kv-keep": ["--kv-keep"]}
     by_line = load(lines.get(name, [f"--{name}", text]), {})
     by_environment = load([], {f"SLOTPROXY_{field.upper()}": text})
     by_file = load(["--config", str(file)], {})

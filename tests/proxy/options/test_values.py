@@ -60,6 +60,22 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
         values.SIZE.read(text)
 
 
+def test_a_size_that_may_be_nothing_is_so_where_it_says_0() -> None:
+    for text, size in (("0", 0), ("0GiB", 0), ("24GiB", 24 << 30)):
+        assert values.SIZE_OR_ZERO.read(text) == size
+        assert values.SIZE_OR_ZERO.read(values.SIZE_OR_ZERO.show(size)) == size
+    for text in ("", "none", "-1GiB", "24G!"):
+        with pytest.raises(ValueError, match="512MiB, 24GiB or 8GB, or 0"):
+            values.SIZE_OR_ZERO.read(text)
+
+
+def test_a_switch_is_on_or_off() -> None:
+    for text, meant in (("on", "on"), ("off", "off"), ("true", "on"), ("No", "off")):
+        assert values.SWITCH.read(text) == meant
+    with pytest.raises(ValueError, match="must be on or off"):
+        values.SWITCH.read("maybe")
+
+
 @given(st.integers(1, 1 << 45))
 def test_a_shown_size_reads_back(size: int) -> None:
     assert values.SIZE.read(values.SIZE.show(size)) == size
@@ -179,7 +195,17 @@ def test_what_is_no_share_says_what_one_is(text: str) -> None:
         values.SHARE.read(text)
 
 
-KINDS = (values.TIME, values.SIZE, values.MEMORY_LIMIT, values.INSTANCES, values.UPSTREAM, values.ORIGIN, values.KEY)
+KINDS = (
+    values.TIME,
+    values.SIZE,
+    values.SIZE_OR_ZERO,
+    values.SWITCH,
+    values.MEMORY_LIMIT,
+    values.INSTANCES,
+    values.UPSTREAM,
+    values.ORIGIN,
+    values.KEY,
+)
 
 
 @given(st.sampled_from(KINDS), st.text(max_size=40))
