@@ -88,7 +88,6 @@ class Plain:
         claim = turn.claim() if self._fair else replace(turn.claim(), principal="")
         at_once = self._pool.take_for(claim, now, exclude)
         if at_once is not None:
-            self._pool.line.passed(at_once.ticket, claim, now)
             self._known(at_once.ticket, number)
             return self._given([at_once], now)
         ticket, grants = self._pool.join(exclude, claim, now)
@@ -100,7 +99,7 @@ class Plain:
 
     def answered(self, done: Done, now: float) -> bool:
         took = cost(size(done.turn.prompt), done.turn.answer.tokens, done.cached)
-        self._pool.line.served(self._tickets[done.number], took, now)
+        self._pool.served(self._tickets[done.number], took, now)
         return False
 
     def end(self, done: Done, saving: float, now: float) -> list[Given]:

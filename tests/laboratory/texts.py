@@ -10,7 +10,7 @@ from typing import NamedTuple
 from slotproxy.instances.slots.claim import Prefix
 
 BYTES_PER_TOKEN = 4
-BLOCK = 128  # tokens: a longer piece is several blocks to the proxy
+BLOCK = 512  # tokens: a longer piece is several blocks to the proxy
 _BITS = (1 << 64) - 1
 
 
