@@ -27,10 +27,18 @@ POLICIES: dict[str, Maker] = {
 }
 
 
-def simulate(trace: Trace, machine: Machine, policy: str, engines: int = 0) -> Run:
-    """`policy`: one of POLICIES. `engines`: of all hosts; 0: of one."""
+def simulate(
+    trace: Trace,
+    machine: Machine,
+    policy: str,
+    engines: int = 0,
+    around: Callable[[Dispatcher], Dispatcher] | None = None,
+) -> Run:
+    """`policy`: one of POLICIES. `engines`: of all hosts; 0: of one. `around`: what looks at the dispatcher's work."""
     count = engines or machine.engines
     dispatcher = POLICIES[policy](trace, machine, count)
+    if around is not None:
+        dispatcher = around(dispatcher)
     return Simulation(trace, machine, dispatcher, engines=count, forgets=policy != ORACLE).run()
 
 

@@ -1,8 +1,9 @@
 """What one simulated engine remembers: the text in its slot and, beside it, old prompts up to so many bytes. Pure.
 
-The rules are those of llama.cpp's server with one slot and `--cache-ram`. A text that keeps less than half of what is in
-the slot, or shares less than a tenth of itself with it, sends the slot's text to the old prompts and takes the best of
-those in its place; the oldest go first, and the youngest stays whatever its size.
+The rules are those of llama.cpp's server with one slot and `--cache-ram`. A text that keeps less than half of what is
+in the slot, or shares less than a tenth of itself with it, sends the slot's text to the old prompts and takes the best
+of those in its place; the oldest go first, and the youngest stays whatever its size. A text that keeps more than half
+of another conversation writes over the rest of it, which is lost.
 """
 
 from tests.laboratory.texts import Text, common, size

@@ -96,4 +96,20 @@ LAPTOP = Machine(
     restart_seconds=15.0,
 )
 
-MACHINES = {"two-cores": TWO_CORES, "m3-ultra": M3_ULTRA, "laptop": LAPTOP}
+# Assumed: eight engines on one host, a large GPU that they share, for `--hosts 50`.
+EIGHT = Machine(
+    name="host of 8 engines",
+    engines=8,
+    prefill=2000.0,
+    decode=60.0,
+    prefill_beside=(1.0, 0.6, 0.45, 0.35, 0.29, 0.25, 0.22, 0.2),
+    decode_beside=(1.0, 0.8, 0.65, 0.55, 0.48, 0.42, 0.38, 0.34),
+    kv_bytes=128 * 1024,
+    cache_ram=8 * GIB,
+    copying=10e9,
+    saving=4e9,
+    restoring=6e9,
+    restart_seconds=30.0,
+)
+
+MACHINES = {"two-cores": TWO_CORES, "m3-ultra": M3_ULTRA, "laptop": LAPTOP, "eight": EIGHT}

@@ -1,7 +1,7 @@
 """The dispatcher that knows of conversations: the proxy's `Affinity`, and a store as the proxy fills it.
 
-What the proxy's shells do with engines and files is done here with texts: before a turn what its slot holds is saved and
-what is saved of its conversation is restored, if the policy says so; after it, its text is saved.
+What the proxy's shells do with engines and files is done here with texts: before a turn what its slot holds is saved
+and what is saved of its conversation is restored, if the policy says so; after it, its text is saved.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,6 @@ from slotproxy.instances.slots.routing import least_busy
 from tests.laboratory.dispatch import Done, Given, Plain
 from tests.laboratory.machines import GIB, Machine
 from tests.laboratory.texts import Text, size
-from tests.laboratory.trace import Turn
 
 STORE = 8 * GIB  # bytes of saved conversations
 BUILD = "the same for all"

@@ -12,7 +12,7 @@ from tests.laboratory.dispatch import Dispatcher, Done, Given
 from tests.laboratory.kv import EngineMemory, PerfectMemory
 from tests.laboratory.machines import DECODE, PREFILL, Machine
 from tests.laboratory.processors import Processors
-from tests.laboratory.texts import Text, size
+from tests.laboratory.texts import size
 from tests.laboratory.trace import Trace
 
 KEEP, RESTORE, COPY, SAVE, RESTART = "keep", "restore", "copy", "save", "restart"

@@ -5,6 +5,7 @@ whenever that was: a slow policy is not asked faster than its clients can.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -58,10 +59,8 @@ class Trace:
 
     def followed_up(self) -> set[int]:
         """Conversations of more than one turn."""
-        begun: set[int] = set()
-        return {
-            turn.conversation for turn in self.turns if turn.conversation in begun or begun.add(turn.conversation)
-        }
+        turns = Counter(turn.conversation for turn in self.turns)
+        return {conversation for conversation, count in turns.items() if count > 1}
 
 
 class Writer:

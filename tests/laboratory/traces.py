@@ -1,7 +1,12 @@
-"""The synthetic traces: agents, chats, batches, and new conversations that begin alike. Pure; a seed, a trace."""
+"""What is asked of the policies: agents, chats, batches, conversations that begin alike, and what was recorded.
+
+Pure, but for the reading of the record; one seed, one trace.
+"""
 
 from collections.abc import Callable
 
+from tests.laboratory.recording import recorded
+from tests.laboratory.texts import Text
 from tests.laboratory.trace import Trace, Writer
 
 INSTRUCTIONS = 2000  # tokens of 8 KB: an agent's system prompt and its tools
@@ -45,7 +50,7 @@ def agents(seed: int, sessions: int = 6) -> Trace:
     return writer.trace("agents")
 
 
-def _helper(writer: Writer, principal: str, session: str, opening: tuple, last: tuple[int, ...]) -> int:
+def _helper(writer: Writer, principal: str, session: str, opening: Text, last: tuple[int, ...]) -> int:
     helper = writer.conversation(principal, opening, session=session, bills=True)
     for _ in range(3):
         last = (helper.turn(writer.about(120), writer.dice.uniform(30, 80), after=last, pause=0.3),)
@@ -79,7 +84,7 @@ def mix(seed: int, clients: int = 16, requests: int = 6) -> Trace:
 
 
 def seeding(seed: int, conversations: int = 20, lanes: int = 4) -> Trace:
-    """New conversations with the same system prompt of 1,000 tokens, so many at a time; engines are restarted half-way."""
+    """New conversations with the same system prompt of 1,000 tokens, some at a time; all engines restart half-way."""
     writer = Writer(seed)
     system = (writer.piece(1000),)
     lasts: list[tuple[int, ...]] = [()] * lanes
@@ -90,12 +95,13 @@ def seeding(seed: int, conversations: int = 20, lanes: int = 4) -> Trace:
     return writer.trace("seeding", restart_after=conversations)
 
 
-TRACES: dict[str, Callable[[int], Trace]] = {
-    "chat-2": lambda seed: chat(seed, 2),
-    "chat-6": lambda seed: chat(seed, 6),
-    "chat-12": lambda seed: chat(seed, 12),
-    "agents": agents,
-    "flood": flood,
-    "mix": mix,
-    "seeding": seeding,
+TRACES: dict[str, Callable[[int, int], Trace]] = {
+    "chat-2": lambda seed, hosts: chat(seed, 2 * hosts),
+    "chat-6": lambda seed, hosts: chat(seed, 6 * hosts),
+    "chat-12": lambda seed, hosts: chat(seed, 12 * hosts),
+    "agents": lambda seed, hosts: agents(seed, 6 * hosts),
+    "flood": lambda seed, hosts: flood(seed, 200 * hosts, 8 * hosts),
+    "mix": lambda seed, hosts: mix(seed, 16 * hosts),
+    "seeding": lambda seed, hosts: seeding(seed, 20 * hosts, 4 * hosts),
+    "recorded": lambda seed, hosts: recorded(),
 }
