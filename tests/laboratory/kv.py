@@ -2,8 +2,8 @@
 
 The rules are those of llama.cpp's server with one slot and `--cache-ram`. A text that keeps less than half of what is
 in the slot, or shares less than a tenth of itself with it, sends the slot's text to the old prompts and takes the best
-of those in its place; the oldest go first, and the youngest stays whatever its size. A text that keeps more than half
-of another conversation writes over the rest of it, which is lost.
+of those in its place. Room is made before, the oldest go first, and a text that is larger than all the room is not
+kept. A text that keeps more than half of another conversation writes over the rest of it, which is lost.
 """
 
 from tests.laboratory.texts import Text, common, size
@@ -45,9 +45,12 @@ class EngineMemory:
 
     def _put_away(self) -> int:
         text, length = self.slot, size(self.slot)
-        if any(common(old, text) == length for old in self.old):
+        if length > self._limit or any(common(old, text) == length for old in self.old):
             return 0
         self.old = [old for old in self.old if common(old, text) < size(old)]
+        held = sum(map(size, self.old))
+        while held + length > self._limit:
+            held -= size(self.old.pop(0))
         self.old.append(text)
         return length
 
@@ -61,18 +64,12 @@ class EngineMemory:
         if best is not None:
             self.old.remove(best)
             self.slot = best
-        self._forget()
         return 0 if best is None else size(best)
 
     @staticmethod
     def _fit(text: Text, prompt: Text, length: int) -> tuple[float, float]:
         shared = common(text, prompt)
         return shared / size(text), shared / length
-
-    def _forget(self) -> None:
-        held = sum(map(size, self.old))
-        while len(self.old) > 1 and held > self._limit:
-            held -= size(self.old.pop(0))
 
 
 class PerfectMemory(EngineMemory):
