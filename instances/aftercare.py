@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from slotproxy.instances.conversations.turns import Turns
 from slotproxy.instances.errors import HeldBack, InstanceError
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.slots.leases import Lease, Leases, unobserved
+from slotproxy.instances.slots.leases import Answered, Lease, Leases, unobserved
 from slotproxy.instances.upstream import Observer, Upstream
 
 LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open
@@ -24,8 +25,10 @@ Members = Callable[[], tuple[Instance | Remote, ...]]
 class Aftercare:
     """The `UpstreamOwner` of all leases. Its tasks belong to the task group it is given."""
 
-    def __init__(self, leases: Leases, members: Members, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, leases: Leases, members: Members, tasks: asyncio.TaskGroup, turns: Turns | None = None) -> None:
+        """`turns`: None where conversations do not matter."""
         self._leases = leases
+        self._turns = turns
         self._members = members
         self._tasks = tasks
         self._checking: set[Upstream] = set()
@@ -34,6 +37,20 @@ class Aftercare:
     def close(self) -> None:
         """The engines are being ended: slots are released without waiting for them."""
         self._closed = True
+        if self._turns is not None:
+            self._turns.close()
+
+    async def prepare(self, lease: Lease) -> None:
+        """Let the engine have what was saved of the request's conversation."""
+        if self._turns is not None:
+            await self._turns.prepare(lease)
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        """Learn from the answer where the conversation is, and release the slot."""
+        if self._turns is None or self._closed:
+            lease.release()
+        else:
+            self._turns.answered(lease, answered)
 
     def abandoned(self, lease: Lease) -> None:
         """Release the slot once the engine is idle. An upstream does not tell when it is: its slot is released after

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from slotproxy.instances.aftercare import Aftercare
+from slotproxy.instances.conversations.affinity import Affinity
+from slotproxy.instances.conversations.savings import Savings
+from slotproxy.instances.conversations.turns import Turns
 from slotproxy.instances.errors import (
     ConfigurationError,
     OperationRefused,
@@ -20,7 +23,7 @@ from slotproxy.instances.operator import Operator
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.processes.statedir import StateDir
 from slotproxy.instances.profiles import launch, selection
-from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.launch import STORE, Launch
 from slotproxy.instances.readiness import Readiness
 from slotproxy.instances.remotes.remote import Planned, Remote, Remotes
 from slotproxy.instances.running.backoff import Backoff
@@ -31,6 +34,7 @@ from slotproxy.instances.running.watchdog import Watchdog
 from slotproxy.instances.scaling.governor import Governor
 from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Leases
+from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.snapshot import OnTransition, Snapshot, Transition
 from slotproxy.instances.wording import size
 
@@ -58,9 +62,20 @@ class Supervisor:
         self._state_dir = StateDir(settings.state_dir)
         self._probe = Probe()
         self._guardian = Guardian()
+        self._affinity = Affinity(least_busy, shares=settings.kv_share)
+        folder = settings.state_dir / STORE
+        self._savings = Savings(self._probe, folder, settings.state_dir, self._affinity.holdings.discard)
+        self._turns = Turns(self._affinity, leases, self._savings)
         self._fleet = Fleet(
-            leases, self._probe, self._guardian, self._state_dir.instance, self._on_transition, backoff or Backoff()
+            leases,
+            self._probe,
+            self._guardian,
+            self._state_dir.instance,
+            self._on_transition,
+            backoff or Backoff(),
+            self._turns,
         )
+        self._decide_by_affinity(settings)
         self._governor = Governor(settings, self._fleet, leases, self._probe)
         self.operator = Operator(self, self._fleet, self._governor)
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
@@ -95,8 +110,10 @@ class Supervisor:
             if not self._prepared:
                 await self.prepare()
             if not self._stopping.is_set():
+                await self._open_savings()
                 await self._supply()
         finally:
+            await self._savings.close(keep=self._settings.kv_keep)
             self._state_dir.leave()
             self._finished.set()
         if self._readiness.fatal is not None:
@@ -141,6 +158,10 @@ class Supervisor:
             hopeless=self._readiness.hopeless,
             pool=self._leases.statistics,
         )
+
+    def _decide_by_affinity(self, settings: SupplySettings) -> None:
+        self._affinity.index.shares = settings.kv_share
+        self._leases.decide_by(self._affinity if settings.affinity else None)
 
     def _members(self) -> tuple[Instance | Remote, ...]:
         return (*self._fleet.instances, *self._remotes)
@@ -187,6 +208,7 @@ class Supervisor:
             wanted = before  # how many threads an engine gets is no reason to restart it
         self._launch = wanted
         self._settings = settings
+        self._decide_by_affinity(settings)
         self._governor.reconfigure(settings, self._launch)
         self._remotes.adopt(servers, self._tasks)
         self.begin(self._adapt(changed=wanted != before))
@@ -219,7 +241,8 @@ class Supervisor:
     async def _supply(self) -> None:
         async with self._probe, self._guardian, asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks)
+            self._turns.run_in(tasks)
+            self._leases.owner = self._aftercare = Aftercare(self._leases, self._members, tasks, self._turns)
             self._governor.govern(self._launch, tasks, self._start_failed)
             self._remotes.adopt(self._planned, tasks)
             work = [self._governor.watch(), Watchdog(self._fleet).run()]
@@ -227,6 +250,13 @@ class Supervisor:
                 tasks.create_task(self._until_stopped(coroutine))
             self._readiness.settled = self._launch is None
             await self._stopping.wait()
+
+    async def _open_savings(self) -> None:
+        """What an earlier proxy kept is known from the start."""
+        settings, launch = self._settings, self._launch
+        if settings.affinity and launch is not None and launch.profile.kv.how == "slots":
+            for saved in await self._savings.open(settings.kv_store_limit, keep=settings.kv_keep):
+                self._turns.recall(saved)
 
     async def _populate(self) -> None:
         """One after another, so that memory can be judged between; the first serves while the next starts."""

@@ -210,7 +210,7 @@ class Server:
             front.use(tls)
         forwarder.reconfigure(limits, strip_credentials=bool(access.keys))
         self._gate.reconfigure(access, settings.max_body)
-        self._leases.reconfigure(settings.queue_limit, POLICIES[settings.routing])
+        self._leases.reconfigure(settings.queue_limit, POLICIES[settings.routing], settings.queue_per_client)
         logger.info("%s", reload.summary(before, wanted))
 
     async def _tick(self, forwarder: Forwarder) -> None:
@@ -277,6 +277,7 @@ def model_of(settings: Settings) -> Path | None:
 async def serve(settings: Settings, model: Path | None, reread: Reread) -> int:
     """Run one proxy on `model` to its end; the exit code. `reread`: what the settings would be if it started now."""
     pool: Pool[Upstream] = Pool(settings.queue_limit, POLICIES[settings.routing])
+    pool.reconfigure(settings.queue_limit, POLICIES[settings.routing], settings.queue_per_client)
     leases = Leases(pool)
     metrics = Metrics(lambda: supervisor.snapshot(), lambda: leases.queued)
     supervisor = Supervisor(settings.supply(model), leases, on_transition=metrics.moved)

@@ -17,9 +17,9 @@ def chain(messages: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(numbers), tuple(ends)
 
 
-def claim(system: str, *turns: str, principal: str = "alice", session: str | None = None) -> Claim:
+def claim(system: str, *turns: str, principal: str = "alice", session: str | None = None, weak: bool = False) -> Claim:
     """That of a conversation whose first message is the system's."""
     numbers, ends = chain([system, *turns])
     turn_numbers, turn_ends = chain(turns)
     prefix = Prefix(numbers=numbers, ends=ends, turn_numbers=turn_numbers, turn_ends=turn_ends)
-    return Claim(principal=principal, session=session, prefix=prefix)
+    return Claim(principal=principal, session=session, session_is_weak=weak, prefix=prefix)

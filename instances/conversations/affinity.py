@@ -11,8 +11,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from slotproxy.instances.conversations.figures import LEAST, Figures
-from slotproxy.instances.conversations.holdings import Held, Holdings, Home, Saved
+from slotproxy.instances.conversations.holdings import Held, Holdings, Home
 from slotproxy.instances.conversations.index import Index, Match, Record, common
+from slotproxy.instances.conversations.store import Saved
 from slotproxy.instances.slots.claim import Claim, Prefix
 from slotproxy.instances.slots.routing import Policy, Seat, Wait, busyness, without_overflow
 
@@ -74,7 +75,7 @@ class _There(NamedTuple):
 class _Look:
     """All that is known of one prompt, found once."""
 
-    __slots__ = ("claim", "matches", "sizes", "stored", "there", "tokens")
+    __slots__ = ("claim", "home", "matches", "sizes", "stored", "there", "tokens")
 
     def __init__(self, claim: Claim, matches: Sequence[Match], tokens: float) -> None:
         self.claim = claim
@@ -82,6 +83,7 @@ class _Look:
         self.tokens = tokens  # of the whole prompt
         self.sizes = {match.record: match.size for match in matches}  # bytes in common
         self.there: dict[Any, list[_There]] = {}  # by engine
+        self.home: set[Any] = set()  # engines that have the latest of its session
         self.stored: dict[Hashable, tuple[Record, float]] = {}  # by build: whose has most, and tokens
 
 
@@ -102,10 +104,10 @@ class Affinity:
     def __call__(self, seats: Sequence[Seat], claim: Claim, now: float) -> Seat | Wait:
         look = self._looked = self._look(claim)
         free = without_overflow([seat for seat in seats if seat.leased < seat.slots])
-        if not look.matches and not any(seat.warmth for seat in free):
+        if not (look.matches or look.home or any(seat.warmth for seat in free)):
             return self.base(free)
-        ways = [(self._way(seat, look, now), seat) for seat in free]
-        best, seat = min(ways, key=_preference)
+        ways = [(self._way(seat, look, now), seat.member not in look.home, seat) for seat in free]
+        best, _, seat = min(ways, key=_preference)
         if self.waits and look.there:
             for busy in seats:
                 if busy.leased < busy.slots or busy.overflow or not self._may_have(busy, look):
@@ -128,6 +130,8 @@ class Affinity:
 
     def _look(self, claim: Claim) -> _Look:
         look = _Look(claim, self.index.matches(claim), claim.prefix.size / self.figures.text.value)
+        if (latest := self.index.latest(claim)) is not None:
+            look.home.update(member for member, _ in self.holdings.places(latest))
         for match in look.matches:
             for member, held in self.holdings.places(match.record):
                 tokens = self._alike(claim, match, held.prefix, held.tokens)
@@ -135,7 +139,7 @@ class Affinity:
                     look.there.setdefault(member, []).append(_There(held, tokens, match.continues))
             if (saved := self.holdings.saved(match.record)) is not None:
                 tokens = self._alike(claim, match, saved.prefix, saved.tokens)
-                if tokens and tokens > look.stored.get(saved.build, (None, 0.0))[1]:
+                if tokens > look.stored.get(saved.build, (None, 0.0))[1]:
                     look.stored[saved.build] = match.record, tokens
         return look
 
@@ -313,8 +317,17 @@ class Affinity:
         if turn.restore is not None:
             self.holdings.unsave(turn.restore)
         self.holdings.lose_first(turn.member)
+        self.left_as_it_is(turn)
+
+    def left_as_it_is(self, turn: Turn) -> None:
+        """Nothing was restored: what the slot holds had to stay, or what was saved is gone."""
         turn.result = Result.SPILL
         turn.way = turn.way._replace(restore=None, have=0.0)
+
+    def to_be_kept(self, member: Any, record: Record) -> Held | None:
+        """What the slot of the engine holds, if that is the conversation which is to be kept."""
+        home = self.holdings.home(member)
+        return home.held[0] if home.held and home.held[0].record is record else None
 
     def to_be_saved(self, member: Any) -> Held | None:
         """What the slot of an idle engine holds, if it is worth saving and is not saved yet."""
@@ -352,6 +365,6 @@ class Affinity:
         return min(len(home.held), home.depth)
 
 
-def _preference(way: tuple[Way, Seat]) -> tuple[bool, float, bool, tuple[float, int, int]]:
-    cost, seat = way
-    return cost.displaces, round(cost.seconds / MARGIN), cost.restore is not None, busyness(seat)
+def _preference(way: tuple[Way, bool, Seat]) -> tuple[bool, float, bool, bool, tuple[float, int, int]]:
+    cost, elsewhere, seat = way
+    return cost.displaces, round(cost.seconds / MARGIN), elsewhere, cost.restore is not None, busyness(seat)

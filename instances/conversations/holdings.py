@@ -5,23 +5,14 @@ known: an engine is believed to keep a few, until it computes what it was believ
 """
 
 from collections.abc import Hashable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from slotproxy.instances.conversations.index import Index, Record
+from slotproxy.instances.conversations.store import Saved
 from slotproxy.instances.slots.claim import Prefix
 
 MOST_HELD = 32  # conversations that are remembered of one engine
 FIRST_DEPTH = 4  # conversations that an engine is believed to hold at first
-
-
-class Saved(NamedTuple):
-    """A conversation in the store, as of one of its turns."""
-
-    name: str  # of its file
-    build: Hashable  # engines of the same can continue it
-    prefix: Prefix
-    tokens: int
-    size: int  # bytes
 
 
 class Held:

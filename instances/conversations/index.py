@@ -25,7 +25,7 @@ class Record:
 
     def __init__(self, principal: str, session: str | None, prefix: Prefix, now: float) -> None:
         self.principal = principal
-        self.session = session  # the client's own name for it; None: it gave none
+        self.session = session  # what the client says it belongs to; None: it does not say
         self.prefix = prefix  # of the prompt that was sent last
         self.tokens = prefix.size // 4  # of that prompt and its answer, as the engine counted them once it has
         self.turns = 0
@@ -55,7 +55,8 @@ class Index:
         self.shares = shares
         self._most_records, self._most_blocks = records, blocks
         self._records: OrderedDict[Record, None] = OrderedDict()  # the one used longest ago first
-        self._sessions: dict[tuple[str, str], Record] = {}
+        self._sessions: dict[tuple[str, str], Record] = {}  # the latest of each: sub-agents have that of their agent
+        self._names: dict[Record, set[tuple[str, str]]] = {}  # the sessions of which a record is the latest
         self._holders: Holders = {}
         self._turns: Holders = {}  # the same from the first message of the user on
         self._blocks = 0
@@ -98,10 +99,13 @@ class Index:
         return _longest_first(found)
 
     def conversation(self, claim: Claim) -> Record | None:
-        """The record that the prompt goes on with, by the client's word or by what it says; None: it is a new one."""
-        if claim.session is not None:
-            return self._sessions.get((claim.principal, claim.session))
+        """The record that the prompt goes on with; where nothing is known of the prompt, the latest of its session.
+
+        None: it begins a new one.
+        """
         prefix = claim.prefix
+        if not prefix.numbers:
+            return self.latest(claim)
         for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
             for depth, records in self._levels(numbers, holders):
                 goes_on = [record for record in records if _goes_on(claim, record, depth, holders is self._turns)]
@@ -110,9 +114,9 @@ class Index:
                 break  # what matches less is another conversation that began alike
         return None
 
-    def sharers(self, number: int) -> int:
-        """Conversations that have the block of this number."""
-        return len(self._holders.get(number, ()))
+    def latest(self, claim: Claim) -> Record | None:
+        """The conversation of its session that was asked last; None: it names none, or a new one."""
+        return None if claim.session is None else self._sessions.get((claim.principal, claim.session))
 
     def _levels(
         self, numbers: tuple[int, ...], holders: dict[int, dict[Record, None]]
@@ -171,14 +175,14 @@ class Index:
         """The prompt is being asked: its record, a new one if it begins a conversation."""
         record = self.conversation(claim)
         if record is None:
-            record = Record(claim.principal, claim.session, claim.prefix, now)
-            if claim.session is not None:
-                self._sessions[claim.principal, claim.session] = record
+            record = Record(claim.principal, None if claim.session_is_weak else claim.session, claim.prefix, now)
             self._enter(record)
         elif record.prefix is not claim.prefix:
             self._leave(record)
             record.prefix = claim.prefix
             self._enter(record)
+        if claim.session is not None and (not claim.session_is_weak or not claim.prefix.numbers):
+            self._call(record, claim.session)
         record.used = now
         record.turns += 1
         self._records[record] = None
@@ -197,8 +201,19 @@ class Index:
             return
         del self._records[record]
         self._leave(record)
-        if record.session is not None:
-            del self._sessions[record.principal, record.session]
+        for key in self._names.pop(record, ()):
+            if self._sessions.get(key) is record:
+                del self._sessions[key]
+
+    def _call(self, record: Record, session: str) -> None:
+        """It is the latest of that session."""
+        key = record.principal, session
+        before = self._sessions.get(key)
+        if before is not record:
+            if before is not None:
+                self._names[before].discard(key)
+            self._sessions[key] = record
+            self._names.setdefault(record, set()).add(key)
 
     def _enter(self, record: Record) -> None:
         prefix = record.prefix
@@ -237,7 +252,9 @@ def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 def _goes_on(claim: Claim, record: Record, depth: int, from_turns: bool) -> bool:
     """Whether a prompt that is the same up to block `depth` is the next turn of the record, or its last one again."""
-    if claim.principal != record.principal or record.session is not None:
+    if claim.principal != record.principal:
+        return False
+    if record.session is not None and claim.session not in (None, record.session) and not claim.session_is_weak:
         return False
     numbers, turns = record.prefix.numbers, record.prefix.turn_numbers
     if from_turns:

@@ -10,7 +10,7 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.backoff import Backoff
-from slotproxy.instances.running.instance import Instance
+from slotproxy.instances.running.instance import Company, Instance, Unaccompanied
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.snapshot import OnTransition
@@ -33,6 +33,7 @@ class Fleet:
         directory: Callable[[int], Path],
         on_transition: OnTransition,
         backoff: Backoff,
+        company: Company | None = None,
     ) -> None:
         self.changing = asyncio.Lock()
         self.ceiling: int | None = None  # so many did an operator leave; None: none was added or removed by hand
@@ -45,6 +46,7 @@ class Fleet:
         self._directory = directory
         self._on_transition = on_transition
         self._backoff = backoff
+        self._company: Company = company or Unaccompanied()
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -77,6 +79,7 @@ class Fleet:
             self._guardian,
             self._on_transition,
             self._backoff,
+            self._company,
         )
         self._instances.append(instance)
         tasks.create_task(instance.run())
@@ -139,5 +142,6 @@ class Fleet:
         try:
             async with asyncio.timeout(patience):
                 await self._leases.drained(upstream)
+                await self._company.leaving(upstream)
         except TimeoutError:
             logger.warning("instance %s: its request is ended, as it took more than %g s", instance.id, patience)

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from slotproxy.instances.failures import PERMANENT, Cause, Failure
 from slotproxy.instances.lifecycle import Event, State
@@ -29,6 +29,32 @@ OTHER_PORTS = 3  # tries on another port before a taken one is a failure
 EXIT_GRACE = 0.3  # seconds for an engine that misbehaves to exit by itself, and so to say why
 
 
+class Company(Protocol):
+    """Who is told when engines begin to serve and when they no longer do. Nothing raises."""
+
+    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+        """The engine is ready, and nobody uses it before this returns."""
+
+    async def leaving(self, upstream: Upstream) -> None:
+        """It gets no more requests, has none, and is to be ended once this returns."""
+
+    def left(self, upstream: Upstream) -> None:
+        """It has ended."""
+
+
+class Unaccompanied:
+    """Nobody wants to know."""
+
+    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+        pass
+
+    async def leaving(self, upstream: Upstream) -> None:
+        pass
+
+    def left(self, upstream: Upstream) -> None:
+        pass
+
+
 class Instance:
     """Runs one engine. Others ask it to `stop`, `restart` or `drain`."""
 
@@ -42,8 +68,10 @@ class Instance:
         guardian: Guardian,
         on_transition: OnTransition,
         backoff: Backoff,
+        company: Company | None = None,
     ) -> None:
         self.id = name
+        self._company: Company = company or Unaccompanied()
         self.directory = directory
         self.status = Status(Kind.INSTANCE, name, on_transition)
         self._launch = launch
@@ -206,6 +234,7 @@ class Instance:
                     return await self._bring_up_and_watch(engine)
                 finally:
                     self._withdraw()  # also when this was cancelled: before the engine is gone
+                    self._company.left(engine.upstream)
         except EngineFailed as failed:
             self.status.step(Event.EXITED, failed.failure.sentence)
             return failed.failure
@@ -246,6 +275,7 @@ class Instance:
             where = f"pid {engine.process.pid}, port {engine.upstream.port}"
             self.status.step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
             await engine.warm_up(self._probe)
+            await self._company.joining(engine.upstream, self._launch)
         except EngineFailed as failed:
             return failed.failure
         self._port_tries = 0

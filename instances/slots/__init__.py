@@ -1,8 +1,8 @@
 """The queue, the leases, and who gets which slot.
 
-`pool` is the pure core: members with slots, tickets in a queue, grants; `routing` picks among members with a free slot.
-What a request says of itself is its `claim`: who asks, for which conversation, with what prompt. `line` says who is next, fair between those who ask (each a `principal`);
-`service_rate` how long that will take.
+`claim` is what a request says of itself: who asks, for which conversation, with what prompt. `pool` is the pure core:
+members with slots, tickets in a queue, grants; `routing` picks among members with a free slot. `line` says who is next,
+fair between those who ask (each a `principal`); `service_rate` how long that will take.
 `leases` is its asyncio shell, and the one thing that the proxy's side of a request touches here: `take` or `wait` for a
 `Lease`, then `release` or `abandon` it. What requests learn of an upstream goes to the `UpstreamOwner`, which is
 `aftercare`.

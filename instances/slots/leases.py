@@ -16,7 +16,7 @@ from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import NO_CLAIM, NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.principal import cost
-from slotproxy.instances.slots.routing import Policy
+from slotproxy.instances.slots.routing import ClaimPolicy, Policy
 from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Field, Observer, Upstream
 
@@ -57,7 +57,7 @@ class UpstreamOwner(Protocol):
 class Lease:
     """One held slot."""
 
-    __slots__ = ("_leases", "streaming", "ticket", "turn", "upstream")
+    __slots__ = ("_leases", "_until", "streaming", "ticket", "turn", "upstream")
 
     def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
         self._leases = leases
@@ -65,17 +65,21 @@ class Lease:
         self.upstream = upstream
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
         self.turn = turn  # of its conversation, as the claim policy sees it; None: it has none
+        self._until: asyncio.Future[None] | None = None
 
     def release(self) -> None:
         leases = self._leases
-        if leases is not None:
-            self._leases = None
-            leases._leave(self.ticket, self.upstream, self.turn)
+        if leases is None:
+            return
+        if self._until is not None and not self._until.done():
+            self._until.add_done_callback(lambda _: self.release())
+            return
+        self._leases = None
+        leases._leave(self.ticket, self.upstream, self.turn)
 
-    @property
-    def is_out(self) -> bool:
-        """Whether it was not released yet."""
-        return self._leases is not None
+    def hold_for(self, work: "asyncio.Future[None]") -> None:
+        """Whoever releases it, it is not released before `work` is done."""
+        self._until = work
 
     @property
     def is_of_interest(self) -> bool:
@@ -228,6 +232,14 @@ class Leases:
         ticket, upstream = grant
         return Lease(self, ticket, upstream)
 
+    def set_aside(self, upstream: Upstream) -> Lease | None:
+        """The slot of an engine that nobody wants now, for something that is no request; None: somebody does."""
+        pool = self._pool
+        if self._refusal is not None or pool.queued or pool.leased(upstream):
+            return None
+        ticket = pool.set_aside(upstream)
+        return None if ticket is None else Lease(self, ticket, upstream)
+
     def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
 
@@ -316,6 +328,10 @@ class Leases:
     def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
         """From now on by these; requests that wait already go on waiting."""
         self._pool.reconfigure(queue_limit, policy, per_client)
+
+    def decide_by(self, policy: ClaimPolicy | None) -> None:
+        """Who decides from now on for requests that say what they are about; None: it does not matter what they say."""
+        self._pool.decide_by(policy)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
         """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are

@@ -73,6 +73,14 @@ class Pool(Generic[M]):
         self.line.reconfigure(per_client=per_client)
         self.queue_limit = queue_limit
         self._policy = policy
+        if self.claim_policy is not None:
+            self.claim_policy.base = policy
+
+    def decide_by(self, claim_policy: ClaimPolicy | None) -> None:
+        """From now on it decides where there is a claim; None: nobody looks at claims."""
+        self.claim_policy = claim_policy
+        if claim_policy is not None:
+            claim_policy.base = self._policy
 
     def __repr__(self) -> str:
         seats = ", ".join(f"{seat.member}={seat.leased}/{seat.slots}" for seat in self._seats.values())
@@ -160,6 +168,16 @@ class Pool(Generic[M]):
         self.line.passed(ticket, claim, now)
         self._charged.add(ticket)
         return self._grant(ticket, seat, claim, now)
+
+    def set_aside(self, member: M) -> Ticket | None:
+        """A free slot of `member` for something that is no request and counts as none; None: it has no free one."""
+        seat = self._seats.get(member)
+        if seat is None or not seat.free:
+            return None
+        ticket = next(self._tickets)
+        self._leases[ticket] = seat
+        seat.leased += 1
+        return ticket
 
     def join(
         self, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM, now: float = 0.0

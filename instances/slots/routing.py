@@ -39,6 +39,8 @@ Policy = Callable[[Sequence[Seat]], Seat]
 class ClaimPolicy(Protocol):
     """What decides for requests that say what they are about."""
 
+    base: Policy  # what it decides by where that makes no difference
+
     def __call__(self, seats: Sequence[Seat], claim: Claim, now: float) -> Seat | Wait:
         """One of the free seats among `seats`, of which one is free at least; or that it is better to wait for one that
         is not free, and how long at most. `now`: seconds on the monotonic clock.

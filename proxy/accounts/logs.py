@@ -169,6 +169,8 @@ def _fields(outcome: Outcome) -> dict[str, Any]:
         "bytes": outcome.size,
         "prompt_tokens": outcome.usage.prompt,
         "completion_tokens": outcome.usage.completion,
+        "cached_tokens": outcome.usage.cached,
+        "affinity": outcome.affinity,
         "client": outcome.client,
     }
 
@@ -193,6 +195,9 @@ def _details(outcome: Outcome) -> Iterator[str]:
         yield f"first token after {_spoken(outcome.time_to_first_token)}"
     if outcome.usage.completion is not None:
         yield f"{outcome.usage.prompt or 0} + {outcome.usage.completion} tokens"
+    if outcome.affinity is not None:
+        cached = outcome.usage.cached
+        yield outcome.affinity if cached is None else f"{outcome.affinity}, {cached} cached"
 
 
 def _milliseconds(seconds: float) -> float:

@@ -27,6 +27,7 @@ ROUTES = frozenset(
         *("/api/chat", "/api/generate"),
     ]
 )
+AFFINITY = ("hit",), ("handed-over",), ("spill",), ("cold",)
 _PROMPT, _COMPLETION, _CACHED = ("prompt",), ("completion",), ("cached",)
 TOGETHER = 16  # requests that are counted together
 LAG_TOLD = 60.0  # seconds
@@ -43,6 +44,9 @@ class Metrics:
         self._ended: dict[tuple[str, int], int] = {}  # requests by route and status
         self._tokens = _tally("tokens", "Tokens the engines counted.", "kind", start=(_PROMPT, _COMPLETION, _CACHED))
         self._cancelled = _tally("cancelled", "Requests whose client left, by phase.", "phase", start=phases)
+        self._affinity = _tally(
+            "affinity", "Where a conversation was when its next turn came.", "result", start=AFFINITY
+        )
         self._upstream_errors = _tally("upstream_errors", "Failed exchanges with engines.", "kind")
         self._retries = _tally("retries", "Requests sent again before their client saw a byte.", "reason")
         self._restarts = _tally("instance_restarts", "Engines started again.", "instance", "reason")
@@ -67,8 +71,8 @@ class Metrics:
         for (route, status), count in self._ended.items():
             requests.add(route, str(status), amount=count)
         for tally in (
-            requests, self._tokens, self._cancelled, self._upstream_errors, self._retries, self._restarts,
-            self._rejected,
+            requests, self._tokens, self._cancelled, self._affinity, self._upstream_errors, self._retries,
+            self._restarts, self._rejected,
         ):  # fmt: skip
             yield tally.family()
         for spread in (self._wait, self._first, self._per_token, self._duration):
@@ -99,6 +103,8 @@ class Metrics:
                 self._cancelled.add(outcome.left)
             if outcome.instance is None:
                 continue
+            if outcome.affinity is not None:
+                self._affinity.add(outcome.affinity)
             if outcome.queue_wait:
                 self._wait.observe(outcome.queue_wait)
             else:

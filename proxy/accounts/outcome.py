@@ -19,6 +19,7 @@ class Outcome:
     last_byte = 0.0
     size = 0  # bytes of the body
     usage: Usage = NOTHING
+    affinity: str | None = None  # where its conversation was, a word of `affinity.Result`; None: nobody asked
     left: str | None = None  # the phase in which the client left: queued, prefill, decode
 
     def __init__(self, request_id: str, method: str, client: str, started: float, path: str = "") -> None:

@@ -7,7 +7,7 @@ one means exactly this; then fields of the body. Not all of these name one conve
   it. Believed like the others, they would send every conversation of theirs to one engine. Such a session is marked
   weak: the prompt tells these conversations apart, and the name only counts where the prompt tells nothing.
 - Claude Code's `metadata.user_id` ends with its session, the same that is in its header field: that part is taken.
-- `previous_response_id` names the answer that is continued. Whoever knows sessions must have learned it from there.
+- `previous_response_id` names the answer that is continued, another one every time: it is weak, too.
 - Agents send one session id for themselves and all their sub-agents. So even a session that is not weak is best
   believed only as far as the prompts do not say otherwise.
 """
@@ -99,9 +99,7 @@ def _named_in(body: _Body) -> Session | None:
     if name := _user_of(body.metadata):
         own = _CLAUDE_CODE.search(name)
         return (name, True) if own is None else (own[1], False)
-    if name := _text(body.previous_response_id):
-        return name, False
-    name = _text(body.user)
+    name = _text(body.previous_response_id) or _text(body.user)
     return (name, True) if name else None
 
 

@@ -18,13 +18,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 from slotproxy.instances.errors import InstanceError
-from slotproxy.instances.slots.leases import Lease
+from slotproxy.instances.slots.claim import Claim
+from slotproxy.instances.slots.leases import Answered, Lease
 from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import access_logger, log_access
-from slotproxy.proxy.accounts.meter import usage_of
+from slotproxy.proxy.accounts.meter import Usage, usage_of
 from slotproxy.proxy.accounts.outcome import Outcome
 from slotproxy.proxy.clients import bodies, json_renaming
+from slotproxy.proxy.clients.claims import worth_a_look
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.clients.json_body import Steps
@@ -55,8 +57,8 @@ class Exchange(Answer):
     """A request on its way, and its answer; `clients.connection.Exchange`."""
 
     __slots__ = (
-        "_attempts", "_began", "_body", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over", "_task",
-        "_upstream", "is_page",
+        "_attempts", "_began", "_body", "_claim", "_engine_has_it", "_forwarder", "_lease", "_outcome", "_over",
+        "_task", "_upstream", "is_page",
     )  # fmt: skip
 
     def __init__(self, head: RequestHead, client: ClientConnection, forwarder: "Forwarder") -> None:
@@ -65,6 +67,7 @@ class Exchange(Answer):
         self._forwarder = forwarder
         self._body = b""
         self._began = 0.0  # when this attempt did
+        self._claim: Claim | None = None  # None: it does not matter what it is about
         self._lease: Lease | None = None
         self._upstream: Upstream | None = None  # whom the request is with
         self._task: asyncio.Task[None] | None = None  # looks at the body, waits for a slot, or connects
@@ -121,11 +124,16 @@ class Exchange(Answer):
                     return
                 if wanted is not bodies.NOTHING:
                     self.expects_stream = wanted.streaming
-                lease = forwarder.leases.at_once(self.request.path)
+                if forwarder.leases.has_choice and worth_a_look(self.request, body):
+                    self._claim = forwarder.claim(self.request, body, self._client.peer)
+                lease = forwarder.leases.at_once(self.request.path, claim=self._claim)
                 if lease is None:
                     self._task = forwarder.run(self._fetch())
                     return
                 upstream = self._take(lease)
+                if lease.is_to_be_prepared:
+                    self._task = forwarder.run(self._fetch())
+                    return
             connection = None if self._has_to_be_rewritten(upstream) else forwarder.idle.take(upstream, began)
             if connection is None:
                 self._task = forwarder.run(self._fetch())
@@ -177,6 +185,8 @@ class Exchange(Answer):
         upstream = lease.upstream
         self._lease, self._upstream = lease, upstream
         self._outcome.instance = upstream.instance
+        if lease.turn is not None:
+            self._outcome.affinity = lease.turn.result.value
         self._engine_has_it = False
         return upstream
 
@@ -184,6 +194,8 @@ class Exchange(Answer):
         """At a body that takes long to look at."""
         try:
             self.expects_stream = (await _in_steps(bodies.looked_at(self.request, self._body))).streaming
+            if self._forwarder.leases.has_choice and worth_a_look(self.request, self._body):
+                self._claim = self._forwarder.claim(self.request, self._body, self._client.peer)
         except errors.Refusal as refusal:
             self._refused_a_slot(refusal)
         except Exception as error:
@@ -213,6 +225,11 @@ class Exchange(Answer):
         if upstream is None:
             upstream = self._take(await self._wait())
             self._began = monotonic()
+        lease = self._lease
+        if lease is not None and lease.is_to_be_prepared:
+            await lease.prepare()
+            self._began = monotonic()
+            self._outcome.affinity = lease.turn.result.value  # it may have failed
         connection = None if self._attempts.stale else forwarder.idle.take(upstream, monotonic())
         if connection is not None:
             return connection
@@ -223,12 +240,13 @@ class Exchange(Answer):
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if (lease := forwarder.at_once(self.request.path, self._attempts.tried)) is not None:
+        if (lease := forwarder.at_once(self.request.path, self._attempts.tried, self._claim)) is not None:
             return lease
         began = monotonic()
         outcome.queued = True
+        claim = self._claim or forwarder.bare_claim(self.request, self._client.peer)
         try:
-            lease = await forwarder.wait(self._attempts.tried)
+            lease = await forwarder.wait(self._attempts.tried, claim)
         finally:
             outcome.queue_wait += monotonic() - began
         outcome.queued = False
@@ -263,6 +281,8 @@ class Exchange(Answer):
         else:
             self._engine_has_it = True
             told = recipe.told_after(outcome.queue_wait) if outcome.queue_wait else recipe.told
+            if outcome.affinity is not None:
+                told += b"x-slotproxy-affinity: %b\r\n" % outcome.affinity.encode()
             own = b"".join((b"x-request-id: ", request_id, b"\r\n", told))
             observer = recipe.observer
         if b"origin" in self.request.named:
@@ -274,6 +294,8 @@ class Exchange(Answer):
     # on the way back
 
     def answer_begun(self) -> None:
+        if self._lease is not None and self._lease.turn is not None:
+            self._lease.turn.has_begun = True
         self._body = b""  # it will not be sent again
         self._client.let_body_go()
 
@@ -289,17 +311,26 @@ class Exchange(Answer):
     def _served(self, lease: Lease, body: bytes) -> None:
         """A good answer came whole, as most do that are no streams."""
         self._lease = None
-        lease.release()
         forwarder, outcome = self._forwarder, self._outcome
         outcome.finished = now = monotonic()
-        forwarder.rate.observe(now - self._began)
         outcome.status, outcome.size, outcome.usage = self.status, len(body), usage_of(body)
+        if lease.is_of_interest:
+            lease.finish(self._answered(outcome.usage, now))
+        else:
+            lease.release()
+        forwarder.rate.observe(now - self._began)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)
         if access_logger.isEnabledFor(logging.INFO):
             log_access(outcome)
         self._client.answered(keep_alive=self.keep_alive and not forwarder.gate.stopping)
+
+    def _answered(self, usage: Usage, now: float) -> Answered:
+        """What the supply side learns from an answer that is complete."""
+        prompt, completion, cached = usage
+        prefill = self.first_token - self._began if self.first_token else None
+        return Answered(prompt=prompt, completion=completion, cached=cached, prefill=prefill, total=now - self._began)
 
     def _attempt_over(self, failure: Failure | None) -> None:
         forwarder = self._forwarder
@@ -420,6 +451,8 @@ class Exchange(Answer):
             return
         if working and self._engine_has_it and not self.complete:
             lease.abandon()
+        elif self.complete and self.status < 400 and lease.is_of_interest:
+            lease.finish(self._answered(self.usage, monotonic()))
         else:
             lease.release()
 

@@ -17,11 +17,13 @@ from slotproxy.instances.errors import (
     QueueTimeout,
     ShuttingDown,
 )
+from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import Lease, Leases
 from slotproxy.instances.slots.service_rate import ServiceRate, like_any
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.metrics import Metrics
+from slotproxy.proxy.clients.claims import claim_of
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.engines.idle import IdleConnections
@@ -111,17 +113,31 @@ class Forwarder:
             recipe = self.recipes[upstream] = Recipe(upstream, observer, strip_credentials=strip)
         return recipe
 
-    def at_once(self, path: str, tried: frozenset[Upstream]) -> Lease | None:
+    def claim(self, head: RequestHead, body: bytes, peer: str) -> Claim:
+        """What the request says of itself to whoever gives out slots."""
+        return claim_of(head, body, self._principal(head, peer))
+
+    def bare_claim(self, head: RequestHead, peer: str) -> Claim:
+        """The same of one whose body does not matter."""
+        return claim_of(head, b"", self._principal(head, peer))
+
+    def _principal(self, head: RequestHead, peer: str) -> str:
+        access = self.gate.access
+        if not access.keys:
+            return peer
+        return access.principal(peer, head.text(b"authorization"), head.text(b"x-api-key"), head.text(b"api-key"))
+
+    def at_once(self, path: str, tried: frozenset[Upstream], claim: Claim | None) -> Lease | None:
         """A slot that is free now. Raises Refusal."""
         try:
-            return self.leases.at_once(path, tried)
+            return self.leases.at_once(path, tried, claim)
         except InstanceError as error:
             raise self.translated(error) from None
 
-    async def wait(self, tried: frozenset[Upstream]) -> Lease:
+    async def wait(self, tried: frozenset[Upstream], claim: Claim) -> Lease:
         """A slot, as soon as it is this request's turn. Raises Refusal."""
         try:
-            return await self.leases.wait(self.limits.queue_timeout, tried)
+            return await self.leases.wait(self.limits.queue_timeout, tried, claim)
         except InstanceError as error:
             raise self.translated(error) from None
 

@@ -11,7 +11,7 @@ import pytest
 from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
-from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Field, Observer, Upstream
@@ -70,6 +70,12 @@ class Owner:
     failures: list[tuple[str, str]] = field(default_factory=list)
     vain: InstanceError | None = None
     answers: list[tuple[str, int | None, tuple[Field, ...], bytes]] = field(default_factory=list)
+
+    async def prepare(self, lease: Lease) -> None:
+        pass
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        lease.release()
 
     def abandoned(self, lease: Lease) -> None:
         self.lost.append(lease)

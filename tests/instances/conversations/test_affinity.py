@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from slotproxy.instances.conversations.affinity import Affinity, Result, Turn
-from slotproxy.instances.conversations.holdings import Held, Saved
+from slotproxy.instances.conversations.holdings import Held
+from slotproxy.instances.conversations.store import Saved, Stamp
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
@@ -52,7 +53,15 @@ class Bench:
         held = self.affinity.to_be_saved(member)
         assert held is not None
         name = f"{id(held):x}.kv"
-        self.affinity.saved(held, Saved(name, "build", held.prefix, held.tokens, held.tokens * 1000), 0.01)
+        saved = Saved(
+            name=name,
+            principal=held.record.principal,
+            prefix=held.prefix,
+            tokens=held.tokens,
+            build="build",
+            stamp=Stamp(size=held.tokens * 1000, mtime_ns=0, inode=0),
+        )
+        self.affinity.saved(held, saved, 0.01)
         return held
 
     def whole(self, one: Claim, *, cached: int = 0, save: bool = False) -> tuple[str, Result]:
@@ -327,3 +336,19 @@ def test_the_same_snapshot_gives_the_same_choice() -> None:
             yield bench.whole(claim(f"system {number % 5}" * 200, *turns), save=number % 2 == 0)
 
     assert list(choices()) == list(choices())
+
+
+def test_a_session_stays_where_it_is_although_its_prompts_have_nothing_in_common() -> None:
+    bench = Bench("abc")
+    home, _ = bench.whole(claim("short", "one", session="1"))
+    for number in range(5):
+        bench.whole(claim("other", f"{number}"))
+        assert bench.whole(claim("short", f"turn {number}", session="1"))[0] == home
+
+
+def test_a_sub_agent_does_not_take_the_place_of_its_agent() -> None:
+    bench = Bench("ab")
+    agent, _ = bench.whole(claim(SYSTEM, "agent " + LONG, session="1"))
+    for number in range(3):
+        assert bench.whole(claim(SYSTEM, f"sub-agent {number}", session="1"))[0] != agent
+    assert bench.whole(claim(SYSTEM, "agent " + LONG, "answer", "two", session="1"), cached=1500)[0] == agent

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotproxy.instances.conversations.index import Index, common
+from slotproxy.instances.slots.claim import Claim
 from tests.conversations_text import claim
 
 S = "s" * 400
@@ -74,11 +75,36 @@ def test_the_same_questions_under_a_system_prompt_of_another_length_are_another_
     assert index.conversation(claim(S + "x" * 257, "one", "answer", "two", "more", "three")) is None
 
 
-def test_a_session_that_the_client_names_is_the_conversation_whatever_it_says() -> None:
+def test_a_session_whose_prompt_is_not_known_is_its_latest_conversation() -> None:
     index = Index()
-    record = index.note(claim(S, "one", session="1"), 1.0)
-    assert index.note(claim("other", "text", session="1"), 2.0) is record
-    assert index.conversation(claim("other", "text", session="2")) is None
+    record = index.note(Claim(principal="alice", session="1"), 1.0)
+    assert index.note(Claim(principal="alice", session="1"), 2.0) is record
+    assert index.conversation(Claim(principal="alice", session="2")) is None
+    agent = index.note(claim(S, "agent", session="1"), 3.0)
+    assert index.conversation(Claim(principal="alice", session="1")) is agent
+
+
+def test_an_agent_and_its_sub_agent_are_two_conversations_of_one_session() -> None:
+    index = Index()
+    agent = index.note(claim(S, "agent", session="1"), 1.0)
+    assert index.note(claim(S, "sub-agent", session="1"), 2.0) is not agent
+    assert index.conversation(claim(S, "agent", "answer", "two", session="1")) is agent
+
+
+def test_the_same_prompt_in_two_sessions_is_two_conversations() -> None:
+    index = Index()
+    first = index.note(claim(S, "one", session="1"), 1.0)
+    assert index.conversation(claim(S, "one", "answer", "two", session="2")) is None
+    assert index.conversation(claim(S, "one", "answer", "two")) is first
+    assert index.conversation(claim(S, "one", "answer", "two", session="2", weak=True)) is first
+
+
+def test_a_weak_session_counts_only_where_the_prompt_says_nothing() -> None:
+    index = Index()
+    index.note(claim(S, "one", session="person", weak=True), 1.0)
+    assert index.latest(claim(S, "two", session="person", weak=True)) is None
+    record = index.note(Claim(principal="alice", session="person", session_is_weak=True), 2.0)
+    assert index.conversation(Claim(principal="alice", session="person", session_is_weak=True)) is record
 
 
 def test_one_session_of_two_principals_never_meets() -> None:
@@ -86,7 +112,13 @@ def test_one_session_of_two_principals_never_meets() -> None:
     first = index.note(claim(S, "one", principal="alice", session="1"), 1.0)
     second = index.note(claim(S, "one", principal="bob", session="1"), 2.0)
     assert first is not second
-    assert index.conversation(claim(S, "one", principal="bob", session="1")) is second
+    assert index.conversation(Claim(principal="bob", session="1")) is second
+
+
+def test_a_session_is_forgotten_with_its_conversation() -> None:
+    index = Index()
+    index.drop(index.note(claim(S, "one", session="1"), 1.0))
+    assert index.latest(claim(S, "one", session="1")) is None
 
 
 def test_a_prompt_of_somebody_else_is_not_used_unless_two_have_sent_it() -> None:

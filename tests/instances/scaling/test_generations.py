@@ -9,7 +9,7 @@ import pytest
 from slotproxy.instances.errors import ShuttingDown
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling.generations import Generations, NotMeasured, Obstacle, Run
-from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Upstream
 from tests.fake_engine import FakeEngine
@@ -24,6 +24,12 @@ class Owner:
     """Notes which slots were abandoned and gives them back at once."""
 
     abandoned_on: list[Upstream] = field(default_factory=list)
+
+    async def prepare(self, lease: Lease) -> None:
+        pass
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        lease.release()
 
     def abandoned(self, lease: Lease) -> None:
         self.abandoned_on.append(lease.upstream)

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
-from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Observer, Upstream
 
@@ -155,6 +155,12 @@ async def test_drained_returns_when_the_last_lease_of_a_withdrawn_upstream_is_ba
 class Owner:
     def __init__(self) -> None:
         self.lost: list[Lease] = []
+
+    async def prepare(self, lease: Lease) -> None:
+        pass
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        lease.release()
 
     def abandoned(self, lease: Lease) -> None:
         self.lost.append(lease)

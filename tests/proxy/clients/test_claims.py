@@ -22,7 +22,7 @@ FIELDS: tuple[dict[str, Any], ...] = (
     {"previous_response_id": "3"},
     {"user": "4"},
 )
-WEAK = {"0", "2", "4"}
+WEAK = {"0", "2", "3", "4"}
 MESSAGES = {"messages": [{"role": "user", "content": "hello"}]}
 NAMES = (
     *("messages", "role", "content", "tools", "type", "text", "input", "prompt", "system", "metadata", "user_id"),

@@ -119,7 +119,13 @@ def test_a_text_is_one_part_of_that_text() -> None:
 
 
 def test_who_says_it_and_the_other_fields_of_a_message_count() -> None:
-    ways = [{}, {"role": "tool"}, {"name": "n"}, {"tool_calls": [{"id": 1}]}, {"tool_calls": [{"id": 2}]}]
+    ways: list[dict[str, Any]] = [
+        {},
+        {"role": "tool"},
+        {"name": "n"},
+        {"tool_calls": [{"id": 1}]},
+        {"tool_calls": [{"id": 2}]},
+    ]
     found = [prefix({"messages": [{"role": "user", "content": "x", **way}]}).numbers for way in ways]
     assert len(set(found)) == len(ways)
     assert chat("x", tools=[{"name": "a"}]).numbers != chat("x", tools=[{"name": "b"}]).numbers

@@ -1,0 +1,215 @@
+"""Between the turns of conversations: what is saved from an engine, what is restored into one, what is learned.
+
+A slot stays leased while its engine saves or restores. After a turn its conversation is saved at once, unless that
+would delay somebody for longer than he would notice; then as soon as nobody wants the slot.
+"""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, Turn
+from slotproxy.instances.conversations.holdings import Held
+from slotproxy.instances.conversations.savings import Kept, NotKept, Savings
+from slotproxy.instances.profiles import fingerprint
+from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.profile import Kv
+from slotproxy.instances.slots.claim import Claim
+from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+QUIET = 1.0  # seconds in which nobody wanted the slot, before a save that had to wait
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """How the conversations of one get out of it and into it."""
+
+    kv: Kv
+    build: str
+
+
+class Turns:
+    """Of one proxy. Its tasks belong to the task group it is given."""
+
+    def __init__(self, affinity: Affinity, leases: Leases, savings: Savings) -> None:
+        self._affinity = affinity
+        self._leases = leases
+        self._savings = savings
+        self._tasks: asyncio.TaskGroup | None = None
+        self._engines: dict[Upstream, _Engine] = {}
+        self._later: dict[Upstream, asyncio.TimerHandle] = {}
+        self._closed = False
+
+    def run_in(self, tasks: asyncio.TaskGroup) -> None:
+        """From now on tasks are begun there."""
+        self._tasks = tasks
+
+    def close(self) -> None:
+        """The engines are being ended: nothing is saved any longer."""
+        self._closed = True
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
+
+    # engines come and go: running.instance.Company
+
+    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+        """It is ready, and nobody uses it yet."""
+        self._forget_others(upstream)
+        kv = launch.profile.kv
+        if not self._savings.is_open or kv.how != "slots":
+            self._affinity.add(upstream)
+            return
+        build = await asyncio.to_thread(fingerprint.of_build, launch)
+        if await self._savings.is_proven(upstream, kv, build):
+            self._engines[upstream] = _Engine(kv=kv, build=build)
+            self._affinity.add(upstream, build)
+            self._leases.keeps_conversations = True
+        else:
+            self._affinity.add(upstream)
+
+    async def leaving(self, upstream: Upstream) -> None:
+        """It takes no requests any longer, and is about to be ended: what it holds goes on elsewhere."""
+        held = self._to_be_saved(upstream)
+        if held is not None and not self._leases.leased(upstream):
+            await self._save(upstream, held)
+
+    def left(self, upstream: Upstream) -> None:
+        """It has ended."""
+        self._engines.pop(upstream, None)
+        self._affinity.forget(upstream)
+        timer = self._later.pop(upstream, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _forget_others(self, upstream: Upstream) -> None:
+        """Engines that the same instance had before."""
+        for other in [one for one in self._engines if one.instance == upstream.instance and one is not upstream]:
+            self.left(other)
+
+    def recall(self, saved: Any) -> None:
+        """A conversation that an earlier proxy saved."""
+        claim = Claim(principal=saved.principal, prefix=saved.prefix)
+        record = self._affinity.index.note(claim, monotonic())
+        record.tokens = saved.tokens
+        self._affinity.holdings.save(record, saved)
+
+    # turns: leases.UpstreamOwner
+
+    async def prepare(self, lease: Lease) -> None:
+        """Restore what was saved of its conversation. Whoever is cancelled here leaves the rest to the task: the slot
+        is released when that is over.
+        """
+        await asyncio.shield(self._hold(lease, self._restore(lease)))
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        """Learn from it; release the lease, or save the conversation first."""
+        upstream, turn = lease.upstream, lease.turn
+        self._affinity.ended(
+            turn, prompt=answered.prompt, completion=answered.completion, cached=answered.cached,
+            prefill=answered.prefill, total=answered.total, now=monotonic(),
+        )  # fmt: skip
+        held = self._to_be_saved(upstream)
+        if held is not None and self._is_time_to_save(held):
+            self._hold(lease, self._save(upstream, held))
+        elif held is not None:
+            self._save_later(upstream)
+        self._leases.warm(upstream, self._affinity.warmth(upstream))
+        lease.release()
+
+    def _hold(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
+        """Begin what has to be over before the lease is released."""
+        assert self._tasks is not None
+        task = self._tasks.create_task(_logged(work))
+        lease.hold_for(task)
+        return task
+
+    # restoring
+
+    async def _restore(self, lease: Lease) -> None:
+        turn: Turn = lease.turn
+        upstream = lease.upstream
+        if await self._is_free_to_be_restored(upstream, turn):
+            await self._read(upstream, turn)
+        else:
+            self._affinity.left_as_it_is(turn)
+        self._affinity.sent(turn, monotonic())
+
+    async def _is_free_to_be_restored(self, upstream: Upstream, turn: Turn) -> bool:
+        """Whether nothing would be lost; saves what would be."""
+        if turn.way.keep is None:
+            return True
+        held = self._affinity.to_be_kept(upstream, turn.way.keep)
+        return held is None or await self._save(upstream, held)
+
+    async def _read(self, upstream: Upstream, turn: Turn) -> None:
+        engine = self._engines.get(upstream)
+        saved = None if turn.restore is None else self._affinity.holdings.saved(turn.restore)
+        if engine is None or saved is None:
+            self._affinity.left_as_it_is(turn)
+            return
+        seconds = await self._savings.restore(upstream, engine.kv, saved)
+        if isinstance(seconds, NotKept):
+            self._affinity.not_restored(turn)
+        else:
+            self._affinity.restored(turn, seconds)
+
+    # saving
+
+    def _to_be_saved(self, upstream: Upstream) -> Held | None:
+        if self._closed or upstream not in self._engines or not self._savings.may_save():
+            return None
+        return self._affinity.to_be_saved(upstream)
+
+    def _is_time_to_save(self, held: Held) -> bool:
+        """Whether nobody who waits, or is about to come, is delayed for longer than he would notice."""
+        if self._affinity.figures.saving(held.tokens) <= LONGEST_DELAY:
+            return True
+        return not self._leases.queued and self._leases.has_free_slot
+
+    async def _save(self, upstream: Upstream, held: Held) -> bool:
+        """Whether it is saved now."""
+        engine = self._engines.get(upstream)
+        if engine is None:
+            return False
+        record = held.record
+        kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
+        if not isinstance(kept, Kept):
+            return False
+        before = self._affinity.holdings.saved(record)
+        self._affinity.saved(held, kept.saved, kept.seconds)
+        if before is not None and before.name != kept.saved.name:
+            await self._savings.delete(before)
+        self._leases.warm(upstream, self._affinity.warmth(upstream))
+        return True
+
+    def _save_later(self, upstream: Upstream) -> None:
+        if upstream not in self._later:
+            loop = asyncio.get_running_loop()
+            self._later[upstream] = loop.call_later(QUIET, self._save_if_idle, upstream)
+
+    def _save_if_idle(self, upstream: Upstream) -> None:
+        del self._later[upstream]
+        held = self._to_be_saved(upstream)
+        if held is None:
+            return
+        lease = self._leases.set_aside(upstream)
+        if lease is None:
+            self._save_later(upstream)
+        else:
+            self._hold(lease, self._save(upstream, held))
+            lease.release()
+
+
+async def _logged(work: Coroutine[Any, Any, object]) -> None:
+    """No error of it ends the proxy."""
+    try:
+        await work
+    except Exception:
+        logger.exception("a conversation was not saved or restored: this is a bug of slotproxy")
