@@ -38,7 +38,7 @@ CONSTANTS = (
     Constant(figures, "SMOOTHING", (0.1, 0.2, 0.4)),
     Constant(line, "HALF_LIFE", (15, 60, 240)),
 )
-ASKED = ("chat-6", "chat-12", "agents", "flood", "seeding")
+ASKED = ("chat-6", "chat-12", "agents-plain", "flood", "seeding")
 SEEDS = (1, 2, 3)
 
 

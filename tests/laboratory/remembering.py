@@ -1,14 +1,15 @@
-"""The dispatcher that knows of conversations: the proxy's `Affinity`, and a store as the proxy fills it.
+"""The dispatcher that knows of conversations: the proxy's `Affinity` and `Store`, as its shells use them. No clock.
 
-What the proxy's shells do with engines and files is done here with texts: before a turn what its slot holds is saved
-and what is saved of its conversation is restored, if the policy says so; after it, its text is saved.
+What `conversations.turns` does with engines and files is done here with texts: before a turn what its slot holds is
+saved and what is saved of its conversation is restored, if the policy says so; after it, its text is saved, unless that
+would delay somebody for too long. The proxy saves that later, when nobody wants the slot; the laboratory does not.
 """
 
-from collections import OrderedDict
 from typing import Any
 
 from slotproxy.instances.conversations import affinity
-from slotproxy.instances.conversations.holdings import Saved
+from slotproxy.instances.conversations.holdings import Held
+from slotproxy.instances.conversations.store import Saved, Stamp, Store
 from slotproxy.instances.slots.pool import Grant
 from slotproxy.instances.slots.routing import least_busy
 from tests.laboratory.dispatch import Done, Given, Plain
@@ -30,9 +31,9 @@ class Remembering(Plain):
         self._kv_bytes = machine.kv_bytes
         self._turns: dict[int, affinity.Turn] = {}  # by number
         self._texts: dict[Any, Text] = {}  # by record: what an engine has of it
-        self._saving: dict[int, Any] = {}  # by engine: what it saves
-        self._store: OrderedDict[str, Text] = OrderedDict()  # the least recently used first
-        self._stored = 0  # bytes
+        self._saving: dict[int, Held] = {}  # by engine: what it saves
+        self._store = Store(STORE)
+        self._files: dict[str, Text] = {}
         self._names = 0
 
     def offer(self, engine: int, now: float) -> list[Given]:
@@ -60,12 +61,15 @@ class Remembering(Plain):
             now=now,
         )
         held = self.affinity.to_be_saved(done.engine)
-        if held is None:
+        if held is None or not self._is_time_to_save(held):
             return False
-        if self._pool.queued and self.affinity.figures.saving(held.tokens) > affinity.LONGEST_DELAY:
-            return False  # somebody waits, who may not be delayed for so long
         self._saving[done.engine] = held
         return True
+
+    def _is_time_to_save(self, held: Held) -> bool:
+        if self.affinity.figures.saving(held.tokens) <= affinity.LONGEST_DELAY:
+            return True
+        return not self._pool.queued and self._pool.has_free_slot
 
     def end(self, done: Done, saving: float, now: float) -> list[Given]:
         held = self._saving.pop(done.engine, None)
@@ -81,35 +85,35 @@ class Remembering(Plain):
     def _one_given(self, grant: Grant[int]) -> Given:
         number, turn = self._numbers[grant.ticket], grant.turn
         self._turns[number] = turn
-        first, saved = None, None
-        if turn.way.keep is not None:
-            first = self.affinity.to_be_saved(grant.member)
+        keep, saved = turn.way.keep, None
+        first = None if keep is None else self.affinity.to_be_kept(grant.member, keep)
+        if first is not None:
+            self._save(first, self.affinity.figures.saving(first.tokens))
         if turn.restore is not None:
             saved = self.affinity.holdings.saved(turn.restore)
-        if first is not None:
-            self._save(first, None)
         text = None if saved is None else self._use(saved.name)
         return Given(number, grant.member, first is not None, text, turn.way.have)
 
     def _use(self, name: str) -> Text:
-        self._store.move_to_end(name)
-        return self._store[name]
+        self._store.touch(name)
+        return self._files[name]
 
-    def _save(self, held: Any, seconds: float | None) -> None:
-        """`seconds`: how long it took; None: that is not known yet, and taken to be as expected."""
-        figures, text = self.affinity.figures, self._texts[held.record]
+    def _save(self, held: Held, seconds: float) -> None:
+        text = self._texts[held.record]
         tokens = size(text)
         before = self.affinity.holdings.saved(held.record)
-        if before is not None:
-            self._drop(before.name)
         self._names += 1
-        saved = Saved(f"conversation {self._names}", BUILD, held.prefix, tokens, tokens * self._kv_bytes)
-        self._store[saved.name], self._stored = text, self._stored + saved.size
-        self.affinity.saved(held, saved, figures.saving(tokens) if seconds is None else seconds)
-        while self._stored > STORE and len(self._store) > 1:
-            name = next(iter(self._store))
-            self._drop(name)
+        saved = Saved(
+            name=f"conversation {self._names}",
+            principal=held.record.principal,
+            prefix=held.prefix,
+            tokens=tokens,
+            build=BUILD,
+            stamp=Stamp(size=tokens * self._kv_bytes, mtime_ns=0, inode=self._names),
+        )
+        self._files[saved.name] = text
+        gone = self._store.add(saved, () if before is None else (before.name,))
+        self.affinity.saved(held, saved, seconds)
+        for name in gone:
+            del self._files[name]
             self.affinity.holdings.discard(name)
-
-    def _drop(self, name: str) -> None:
-        self._stored -= size(self._store.pop(name)) * self._kv_bytes

@@ -1,4 +1,4 @@
-"""How long the policies themselves compute, on the machine that runs the laboratory. The one thing here with a clock."""
+"""How long the policies themselves compute, on the machine that runs the laboratory. No other part has a clock."""
 
 from time import thread_time
 
