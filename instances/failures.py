@@ -10,6 +10,7 @@ class Cause(enum.Enum):
     LOCK_HELD = "lock-held"
     PORT_TAKEN = "port-taken"
     MODEL = "model"
+    ARGUMENTS = "arguments"  # the engine does not take those it was given
     OUT_OF_MEMORY = "out-of-memory"
     CRASH = "crash"
     TIMEOUT = "timeout"  # did not become ready in time
@@ -24,13 +25,14 @@ class Cause(enum.Enum):
     OTHER = "other"
 
 
-PERMANENT = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.CONTEXT, Cause.DIRECTORY, Cause.EXECUTABLE})
+PERMANENT = frozenset({Cause.LOCK_HELD, Cause.MODEL, Cause.ARGUMENTS, Cause.CONTEXT, Cause.DIRECTORY, Cause.EXECUTABLE})
 """Causes for which another try would end the same way."""
 
 CLAUSES = {
     Cause.LOCK_HELD: "its lock file is held by another process",
     Cause.PORT_TAKEN: "its port is taken",
     Cause.MODEL: "the engine cannot load the model",
+    Cause.ARGUMENTS: "the engine does not take its arguments",
     Cause.OUT_OF_MEMORY: "out of memory",
 }
 """What stands before the engine's own words."""

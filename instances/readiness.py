@@ -1,9 +1,9 @@
 """Whether requests can be served at all: what is refused for as long as nothing can, and when a start has failed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from slotproxy.instances.errors import InstanceError, ModelError, NoInstances, StartupError
+from slotproxy.instances.errors import ConfigurationError, InstanceError, ModelError, NoInstances, StartupError
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.running.fleet import Fleet
@@ -14,6 +14,11 @@ from slotproxy.instances.snapshot import Transition
 logger = logging.getLogger(__name__)
 
 ANOTHER_MAY_WORK = frozenset({Cause.LOCK_HELD, Cause.PORT_TAKEN})  # causes that concern one instance only
+
+TO_BE_CHANGED: Mapping[Cause, type[InstanceError]] = {
+    Cause.MODEL: ModelError,
+    Cause.ARGUMENTS: ConfigurationError,
+}  # by the user; without it another start would end the same way
 
 
 class Readiness:
@@ -50,7 +55,7 @@ class Readiness:
         another = failure is not None and failure.cause in ANOTHER_MAY_WORK and len(self._fleet.instances) < planned
         if self._ever_ready or self._elsewhere() or another:
             return False
-        kind = ModelError if failure is not None and failure.cause is Cause.MODEL else StartupError
+        kind = StartupError if failure is None else TO_BE_CHANGED.get(failure.cause, StartupError)
         log = instance.directory / "engine.log"
         self.fatal = kind(f"no instance could be started: {instance.status.reason} (the engine's log is {log})")
         self.hopeless = str(self.fatal)

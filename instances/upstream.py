@@ -4,6 +4,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from slotproxy.instances.slotless import NO_REQUESTS, Slotless
+
 Field = tuple[bytes, bytes]
 """Name and value of a header field."""
 
@@ -38,7 +40,7 @@ class Upstream:
     base_path: str = ""  # put before every path, no trailing slash
     replaces_v1: bool = False  # base_path stands for the /v1 with which paths begin, as of an API at /api/paas/v4
     keepalive: float = 4.0  # seconds an idle connection may be used again; 0: one request per connection
-    slotless: frozenset[str] = frozenset()  # paths it answers beside its slots, so that they need no lease
+    slotless: Slotless = NO_REQUESTS  # what it answers beside its slots
     drop_headers: frozenset[bytes] = frozenset()  # lower case; never sent to this engine
     # sent instead of the client's headers of these names; a key among them has no place in a log
     extra_headers: tuple[Field, ...] = field(default=(), repr=False)

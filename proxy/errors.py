@@ -99,6 +99,12 @@ def not_found(path: str) -> Refusal:
     return Refusal(404, "not_found", f"There is nothing at {path}.", "invalid_request_error")
 
 
+def model_not_found(name: str) -> Refusal:
+    """As OpenAI says it."""
+    text = f"The model {name[:200]!r} does not exist."
+    return Refusal(404, "model_not_found", text, "invalid_request_error", "model")
+
+
 def method_not_allowed(allowed: str) -> Refusal:
     text = f"Only {allowed} is answered here."
     return Refusal(405, "method_not_allowed", text, "invalid_request_error", headers={"Allow": allowed})

@@ -2,7 +2,7 @@
 
 `index` knows the conversations and finds those that begin like a prompt; `holdings` what each engine and the store have
 of them, `figures` what work costs here. `affinity` is the policy that follows from these: where a turn is served at the
-least expense, and what has to be saved or restored for it. `turns` is its asyncio shell.
+least expense, and what has to be saved or restored for it. `turns` is its asyncio shell, `savings` that of the store.
 
 `store` decides which saved conversations there are, and which one goes when there is no room; `files` is the folder
 they lie in, which engines write and read themselves, `disk` what the file system says, by named outcomes. `engine_kv`

@@ -28,6 +28,7 @@ BLOCKS = {
     24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54),
     35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18),
 }  # fmt: skip
+POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", 4: "rank"}
 _BUFFER = 1 << 20
 
 Value = int | float | str | tuple[int | float, ...] | None
@@ -46,6 +47,7 @@ class GgufFacts:
     shape: Shape
     end: int  # where the last tensor ends: a shorter file is incomplete
     parts: int = 1  # files that the model is split into
+    pooling: str | None = None  # how it makes one embedding of its tokens' states
 
 
 def read(path: Path) -> GgufFacts | None:
@@ -91,6 +93,7 @@ def _facts(values: Mapping[str, Value], end: int) -> GgufFacts:
         ),
         end=end,
         parts=parts if isinstance(parts, int) and parts > 1 else 1,
+        pooling=None if (pooling := number("pooling_type")) is None else POOLINGS.get(pooling),
     )
 
 

@@ -38,6 +38,11 @@ class ModelFacts:
         return facts.shape if facts is not None else Shape()
 
     @property
+    def pooling(self) -> str | None:
+        """How it makes one embedding of its tokens' states; None where that is not said."""
+        return None if self.gguf is None else self.gguf.pooling
+
+    @property
     def architecture(self) -> str | None:
         facts = self.gguf or self.config
         return facts.architecture if facts is not None else None

@@ -15,6 +15,7 @@ import msgspec
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.profiles.profile import PLACES, Profile
+from slotproxy.instances.slotless import is_entry
 
 PLAIN = {"Object contains unknown field": "unknown key", "Object missing required field": "missing key", "`": "'"}
 _TABLE = re.compile(r"\s*(\[\[?)([^\[\]]+)\]\]?\s*(#.*)?$")
@@ -94,6 +95,9 @@ def _complaints(profile: Profile) -> Iterator[tuple[Sequence[str | int], str]]:
             yield keys, f"bad pattern {pattern!r}: {error}"
     for word in sorted(profile.placeholders - set(PLACES)):
         yield (f"{{{word}}}",), f"unknown placeholder {{{word}}}; known are {', '.join(PLACES)}"
+    for number, entry in enumerate(profile.http.slotless):
+        if not is_entry(entry):
+            yield ("http", "slotless", number), f"{entry!r} is neither a path nor a method and a path: POST /tokenize"
     if profile.ready.path is None and profile.ready.banner is None:
         yield ("ready",), "it needs 'path' or 'banner'"
     if profile.context.path is not None and not profile.context.pointer.startswith("/"):

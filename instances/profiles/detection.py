@@ -2,11 +2,13 @@
 
 import asyncio
 import importlib.metadata
+import itertools
 import logging
 import os
 import re
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slotproxy.instances.errors import ConfigurationError
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 VERSION_TIMEOUT = 20.0  # seconds; some engines load half a framework to say it
 HELP_TIMEOUT = 20.0  # seconds
 LONGEST = 200  # characters of a version
+LONGEST_OBJECTION = 500  # characters
+WRONG_ARGUMENTS = 2  # exit status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +49,21 @@ async def detect(profile: Profile, engine_bin: str | None) -> Detection:
     return Detection(program=program, missing=None, version=version, help_text=shown)
 
 
-async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
-    """What the engine prints for --help when the profile asks for it, else nothing."""
-    if not profile.options:
+async def help_text(profile: Profile, program: tuple[str, ...], *, wanted: bool = False) -> str:
+    """What the engine prints for --help when it is `wanted` or the profile asks for it, else nothing."""
+    if not profile.options and not wanted:
         return ""
+    subcommand = itertools.takewhile(lambda argument: argument.isalnum(), profile.args)  # has a --help of its own
     try:
         process = await asyncio.create_subprocess_exec(
-            *program, "--help", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            *program,
+            *subcommand,
+            "--help",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=profile.visible(os.environ),
+            start_new_session=True,
         )
     except OSError as error:
         raise ConfigurationError(f"{program[0]} cannot be run: {error.strerror}; check --engine-bin") from None
@@ -62,10 +74,40 @@ async def help_text(profile: Profile, program: tuple[str, ...]) -> str:
         logger.warning("%s --help does not end: it is assumed to have the newest options", program[0])
         return " ".join(options.flag for options in profile.options)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        await _ended(process)
     return output.decode(errors="replace")
+
+
+async def objection(profile: Profile, program: tuple[str, ...], arguments: Sequence[str]) -> str | None:
+    """What the engine itself says against `arguments`, in a line; None: nothing, or it cannot be asked beforehand."""
+    if profile.check is None or not arguments:
+        return None
+    process = await asyncio.create_subprocess_exec(
+        *program,
+        profile.check,
+        *arguments,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=profile.visible(os.environ),
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(HELP_TIMEOUT):
+            _, said = await process.communicate()
+    except TimeoutError:
+        return None
+    finally:
+        await _ended(process)
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1][:LONGEST_OBJECTION] if process.returncode == WRONG_ARGUMENTS and lines else None
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Its whole group: what it has started would keep our pipe open."""
+    if process.returncode is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 def _wanted(profile: Profile) -> tuple[str, ...]:
@@ -101,9 +143,7 @@ async def _of_program(profile: Profile, program: tuple[str, ...]) -> str | None:
     except TimeoutError:
         return None
     finally:
-        if process.returncode is None:  # its whole group: what it has started would keep our pipe open
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        await _ended(process)
     return find_version(output.decode(errors="replace")) if process.returncode == 0 else None
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.models.model import ModelFacts
 from slotproxy.instances.processes import escaped, ports
-from slotproxy.instances.profiles import context, detection, own_arguments, selection
+from slotproxy.instances.profiles import context, detection, modes, named_files, own_arguments, selection
 from slotproxy.instances.profiles.profile import Profile
 from slotproxy.instances.settings import SupplySettings
 
@@ -53,6 +54,7 @@ class Launch:
     trained: int | None = None  # tokens of context the model was trained for; None: not known
     extra_args: tuple[str, ...] = ()
     help_text: str = ""  # what the engine prints for --help, if a choice depends on it
+    pooling: str = modes.DEFAULT_POOLING  # how the model makes one embedding of its tokens' states
 
     def command(self, place: Place) -> tuple[str, ...]:
         """The user's own arguments come last: engines take the last of repeated options."""
@@ -94,6 +96,7 @@ class Launch:
             "store": str(place.store),
             "dir": str(place.directory),
             "threads": str(self.threads),
+            "pooling": self.pooling,
         }
 
 
@@ -109,17 +112,30 @@ async def prepare(settings: SupplySettings, facts: ModelFacts) -> Launch:
     profile = selection.choose(settings.engine, facts, settings.engine_bin)
     own_arguments.check(profile, settings.engine_args)
     found = selection.program(profile, settings.engine_bin)
+    own = named_files.made_absolute(settings.engine_args, profile.files)
+    shown = await _judged(profile, found, own)
     return Launch(
-        profile=profile,
+        profile=modes.applied(profile, own),
         program=found,
         model=facts.path if facts.kind == "name" else facts.path.absolute(),
         name=facts.name,
         ctx=context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args)),
         threads=threads(settings),
         trained=facts.context,
-        extra_args=settings.engine_args,
-        help_text=await detection.help_text(profile, found),
+        extra_args=own,
+        help_text=shown,
+        pooling=facts.pooling or modes.DEFAULT_POOLING,
     )
+
+
+async def _judged(profile: Profile, program: tuple[str, ...], own: tuple[str, ...]) -> str:
+    """The engine's --help, as far as anything needs it. Raises ConfigurationError where it does not take `own`."""
+    sentence = await detection.objection(profile, program, own)
+    if sentence is not None:
+        raise ConfigurationError(f"what follows -- is not for this engine: {sentence}")
+    shown = await detection.help_text(profile, program, wanted=bool(own) and profile.check is None)
+    own_arguments.check_known(profile, own, shown)
+    return shown
 
 
 def _fill(text: str, words: Mapping[str, str]) -> str:

@@ -12,7 +12,9 @@ import msgspec
 
 from slotproxy.instances.failures import Cause
 
-PLACES = ("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "store", "dir", "threads")
+PLACES = (
+    *("model", "parent", "name", "host", "port", "port2", "port3", "ctx", "kv", "store", "dir", "threads", "pooling"),
+)
 OURS = "SLOTPROXY_"  # environment variables of the proxy, API keys among them, are none of an engine's business
 _PORTS = {"port2": 2, "port3": 3}
 _WORD = re.compile(r"\{(\w+)\}")
@@ -47,6 +49,14 @@ class WarmUp(_Table, frozen=True, kw_only=True):
     path: Path_ = "/v1/chat/completions"
     body: dict[str, Any]
     timeout: Seconds = 600.0
+
+
+class Mode(_Table, frozen=True, kw_only=True):
+    """What else holds when the user's own arguments have one of `flags`; of several modes the first."""
+
+    flags: tuple[str, ...]
+    args: tuple[str, ...] = ()  # before the user's, which therefore count more
+    warm_up: WarmUp
 
 
 class Context(_Table, frozen=True, kw_only=True):
@@ -97,7 +107,7 @@ class Http(_Table, frozen=True, kw_only=True):
     keepalive: Seconds = 0.0  # idle connections may be used again for so long; 0: one request per connection
     drop_headers: tuple[str, ...] = ()
     write_stall: Seconds = 0.0  # the engine drops a stream that is not read for so long; 0: it waits
-    slotless: tuple[Path_, ...] = ()  # paths it answers beside its slot, so that they need no lease
+    slotless: tuple[str, ...] = ()  # what it answers beside its slot, so that it needs no lease
     model: str | None = None  # sent as the model of every request; None: what the client says
 
 
@@ -154,6 +164,9 @@ class Profile(_Table, frozen=True, kw_only=True):
     requires: str | None = None  # Python package that must be importable for it
     args: tuple[str, ...]
     options: tuple[Options, ...] = ()
+    modes: tuple[Mode, ...] = ()
+    check: str | None = None  # as its first argument: it only judges the others, with a line and exit status 2
+    files: dict[str, Literal["gguf", "any"]] = {}  # arguments of the user's that name files to be there, and their kind
     env: dict[str, str] = {}
     scrub: tuple[str, ...] = ()  # prefixes of inherited environment variables the engine must not see
     keep: tuple[str, ...] = ()  # variables it may see although `scrub` names them
@@ -215,5 +228,6 @@ class Profile(_Table, frozen=True, kw_only=True):
     def placeholders(self) -> set[str]:
         """The words in braces, of PLACES or not."""
         chosen = (argument for options in self.options for argument in options.args + options.otherwise)
-        texts = (*self.args, *self.env.values(), *chosen, self.cwd or "", self.http.model or "")
+        modes = (argument for mode in self.modes for argument in mode.args)
+        texts = (*self.args, *self.env.values(), *chosen, *modes, self.cwd or "", self.http.model or "")
         return {word for text in texts for word in _WORD.findall(text)}

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.settings import Api, UpstreamSpec
+from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.upstream import THIS_PROXY, Upstream
 
 MODELS = "/v1/models"
@@ -14,6 +15,16 @@ ANTHROPIC_VERSION = (b"anthropic-version", b"2023-06-01")  # every request must 
 PLAIN_KEEPALIVE = 60.0  # seconds; an engine that closes sooner is noticed, and to connect costs as much as 12 events
 KEEPALIVE = 30.0  # seconds for TLS: a middlebox may drop an idle connection without telling
 ANSWERS = ("/chat/completions", "/completions", "/responses", "/embeddings", "/messages")  # paths of requests
+# What engines and APIs answer at these paths is never generated. Who has no such path says so at once.
+METADATA = Slotless(
+    (
+        *(f"GET {path}" for path in (MODELS, f"{MODELS}/*", "/models", "/models/*", "/v1/model")),
+        *(f"GET {path}" for path in ("/", "/favicon.ico", "/v1/health", "/props", "/info", "/version")),
+        *(f"GET {path}" for path in ("/lora-adapters", "/api/version", "/api/tags", "/api/ps")),
+        *(f"POST {path}" for path in ("/tokenize", "/detokenize", "/apply-template", "/api/show")),
+        *(f"POST /v1/{path}" for path in ("messages/count_tokens", "responses/input_tokens")),
+    )
+)
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
 
@@ -48,7 +59,7 @@ def upstream_of(name: str, spec: UpstreamSpec, environment: Mapping[str, str]) -
         base_path=path.removesuffix("/v1"),
         replaces_v1=api is Api.OPENAI and bool(path) and not path.endswith("/v1"),
         keepalive=KEEPALIVE if tls else PLAIN_KEEPALIVE,
-        slotless=frozenset({MODELS}),
+        slotless=METADATA,
         # A key of ours must not arrive beside one of the client's: which of the two counts is not defined.
         drop_headers=frozenset({b"x-conversation-id"}) | (CREDENTIALS if credentials else frozenset()),
         extra_headers=credentials,

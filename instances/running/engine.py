@@ -21,6 +21,7 @@ from slotproxy.instances.profiles.launch import HOST, Launch, Place
 from slotproxy.instances.readings import Reading
 from slotproxy.instances.running.log_patterns import LogPatterns
 from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ async def _spawn(name: str, launch: Launch, directory: Path, guardian: Guardian)
         keepalive=http.keepalive,
         drop_headers=frozenset(name.lower().encode() for name in http.drop_headers),
         write_stall=http.write_stall,
-        slotless=frozenset(http.slotless),
+        slotless=Slotless(http.slotless),
         model=launch.model_for_requests(),
     )
     return Engine(launch, place, process, log, patterns, upstream)

@@ -3,6 +3,8 @@
 A lease is released exactly once: `Lease.release` may be called again and does nothing then. A client that leaves
 while its engine still computes calls `abandon`: the slot stays leased until the owner of the upstream has seen the
 engine idle.
+
+What an engine answers beside its slots (`beside`) gets a lease that holds none: a restart waits for it as for others.
 """
 
 import asyncio
@@ -13,6 +15,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from slotproxy.instances.errors import InstanceError, QueueTimeout
+from slotproxy.instances.slots.beside import Beside
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import NO_CLAIM, NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.principal import cost
@@ -58,6 +61,8 @@ class Lease:
     """One held slot."""
 
     __slots__ = ("_leases", "_until", "streaming", "ticket", "turn", "upstream")
+
+    holds_slot = True
 
     def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
         self._leases = leases
@@ -115,6 +120,24 @@ class Lease:
         self._leases.owner.abandoned(self)
 
 
+class SlotlessLease(Lease):
+    """A place beside the slots of an engine."""
+
+    __slots__ = ()
+
+    holds_slot = False
+
+    def release(self) -> None:
+        leases = self._leases
+        if leases is not None:
+            self._leases = None
+            leases._leave_beside(self.upstream)
+
+    def abandon(self) -> None:
+        """Nobody gets a slot by it, so nobody has to wait until the engine is idle."""
+        self.release()
+
+
 def unobserved(status: int | None, fields: tuple[Field, ...], body: bytes) -> None:
     """Nobody wants to hear of the answers of an upstream."""
 
@@ -146,7 +169,7 @@ class Leases:
         self._pool = pool
         self._waiting: dict[Ticket, asyncio.Future[Grant[Upstream]]] = {}
         self._drained: dict[Upstream, asyncio.Event] = {}
-        self._slotless: frozenset[str] = frozenset()  # paths that somebody answers beside its slots
+        self._beside = Beside()
         self._refusal: Callable[[], InstanceError] | None = None
         self._waited = 0.0  # seconds, by all that got a slot
         self._alarm: asyncio.TimerHandle | None = None  # when the next that holds out for a slot takes any
@@ -170,7 +193,7 @@ class Leases:
     def has_choice(self) -> bool:
         """Whether it matters what a request is about."""
         pool = self._pool
-        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) > 1)
+        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) != 1)
 
     @property
     def has_free_slot(self) -> bool:
@@ -191,9 +214,10 @@ class Leases:
         """Whether whoever comes next would neither get a slot nor a place in the queue."""
         return self._refusal is None and self._pool.is_full
 
-    def answers_beside_slots(self, path: str) -> bool:
-        """Whether somebody answers `path` without a slot."""
-        return path in self._slotless
+    def answers_beside_slots(self, method: str, path: str) -> bool:
+        """Whether somebody answers such a request without a slot, and has room for it now."""
+        beside = self._beside
+        return beside.concerns(method, path) and beside.pick(method, path, NOBODY, self.offered) is not None
 
     @property
     def granted(self) -> int:
@@ -217,12 +241,17 @@ class Leases:
         ticket, upstream = grant
         return Lease(self, ticket, upstream)
 
-    def at_once(self, path: str, exclude: Set[Hashable] = NOBODY, claim: Claim | None = None) -> Lease | None:
+    def at_once(
+        self, method: str, path: str, exclude: Set[Hashable] = NOBODY, claim: Claim | None = None
+    ) -> Lease | None:
         """What a request for `path` needs, if it is to be had without waiting. Raises the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
-        if path in self._slotless and (lease := self.slotless(path, exclude)) is not None:
-            return lease
+        if self._beside.concerns(method, path):
+            beside = self._beside.pick(method, path, exclude, self.offered)
+            if beside is not None:
+                self._beside.take(beside)
+                return SlotlessLease(self, 0, beside)
         if claim is not None:
             granted = self._pool.take_for(claim, monotonic(), exclude)
             return None if granted is None else Lease(self, *granted)
@@ -239,18 +268,6 @@ class Leases:
             return None
         ticket = pool.set_aside(upstream)
         return None if ticket is None else Lease(self, ticket, upstream)
-
-    def slotless(self, path: str, exclude: Set[Hashable] = NOBODY) -> Lease | None:
-        """A lease that holds no slot, on an upstream that answers `path` without one; None: there is none.
-
-        Raises the refusal in force.
-        """
-        if self._refusal is not None:
-            raise self._refusal()
-        for upstream in self._pool.members:
-            if path in upstream.slotless and upstream not in exclude:
-                return Lease(None, 0, upstream)
-        return None
 
     async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM) -> Lease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
@@ -306,7 +323,7 @@ class Leases:
         """Offer the slots of `upstream`, or only so many of them."""
         offered = upstream.slots if slots is None else slots
         self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow, now=monotonic()))
-        self._slotless |= upstream.slotless
+        self._beside.offer(upstream)
 
     def resize(self, upstream: Upstream, slots: int) -> None:
         """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
@@ -315,14 +332,14 @@ class Leases:
     def withdraw(self, upstream: Upstream) -> int:
         """Lease `upstream` no more; return how many leases are still out."""
         leased = self._pool.withdraw(upstream)
+        self._beside.withdraw(upstream)
         if self._pool.queued:
             self._deliver(self._pool.expire(monotonic()))
-        self._slotless = frozenset[str]().union(*(member.slotless for member in self._pool.members))
-        return leased
+        return leased + self._beside.out(upstream)
 
     async def drained(self, upstream: Upstream) -> None:
         """Return once no lease on `upstream` is out. Withdraw it first."""
-        while self._pool.leased(upstream):
+        while self._pool.leased(upstream) or self._beside.out(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
     def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
@@ -368,6 +385,10 @@ class Leases:
             event = self._drained.pop(upstream, None)
             if event is not None:
                 event.set()
+
+    def _leave_beside(self, upstream: Upstream) -> None:
+        if self._beside.leave(upstream) and (event := self._drained.pop(upstream, None)) is not None:
+            event.set()  # `drained` looks whether a slot is out
 
     def _deliver(self, grants: Iterable[Grant[Upstream]]) -> None:
         for grant in grants:

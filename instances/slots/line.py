@@ -1,7 +1,7 @@
 """The line before the slots: who is next, and who is before whom. Pure.
 
 It is fair between principals, by start-time fair queueing: each has a level, the service it has attained by its weight,
-and the one with the lowest is next. What has been attained counts half as much every HALF_LIFE. A principal that had
+and the one with the lowest is next. What has been attained counts half as much after every minute. A principal that had
 nothing waiting does not begin below the level that the others have come to: it is owed nothing for the time in which it
 asked for nothing. Within a principal it is first come, first served; with one principal that is all there is.
 
@@ -16,21 +16,10 @@ from typing import NamedTuple
 
 from slotproxy.instances.errors import ClientQueueFull
 from slotproxy.instances.slots.claim import Claim, Priority
-from slotproxy.instances.slots.principal import (
-    LEAST_COST,
-    USUAL_COST,
-    Principal,
-    Tickets,
-    Turn,
-    expected_cost,
-)
+from slotproxy.instances.slots.levels import Levels
+from slotproxy.instances.slots.principal import Principal, Tickets, Turn, expected_cost
 
-HALF_LIFE = 60.0  # seconds
 PATIENCE = 120.0  # seconds after which a batch ticket counts as any other
-REMEMBERED = 1024  # principals, unless more have something waiting
-_KEPT = REMEMBERED * 3 // 4  # so that there is not something to forget with every one that is new
-_NOTHING = 1.0  # tokens by weight: a level so small is none
-_LATEST = 0.1  # what the latest request counts in the usual cost
 
 
 class Ahead(NamedTuple):
@@ -44,16 +33,13 @@ class Line:
     """Tickets that wait, and what the principals of tickets have attained. `now`: seconds on the monotonic clock."""
 
     def __init__(self, *, per_client: int | None = None, weights: Mapping[str, float] | None = None) -> None:
-        self._principals: dict[str, Principal] = {}
+        self._levels = Levels()
         self._foreground: dict[str, Principal] = {}  # those with tickets that are not of the batch
         self._background: dict[str, Principal] = {}  # those with tickets of the batch
         self._waiting: dict[int, Turn] = {}
         self._batch: Tickets = OrderedDict()  # of all principals: who has waited longest is first
         self._served: dict[int, Turn] = {}
         self._numbers = itertools.count()
-        self._since = 0.0  # when a token of service was one unit of level
-        self._start = 0.0  # level of whoever begins to ask
-        self._usual = USUAL_COST
         self.reconfigure(per_client=per_client, weights=weights)
 
     def reconfigure(self, *, per_client: int | None = None, weights: Mapping[str, float] | None = None) -> None:
@@ -62,12 +48,10 @@ class Line:
         Who waits already stays.
         """
         self.per_client = per_client
-        self._weights = {} if weights is None else dict(weights)
-        for name, principal in self._principals.items():
-            principal.weight = self._weights.get(name, 1.0)
+        self._levels.weigh({} if weights is None else weights)
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{one.name}={one.waiting}+{one.leases}" for one in self._principals.values())
+        names = ", ".join(f"{one.name}={one.waiting}+{one.leases}" for one in self._levels.known.values())
         return f"<Line of {len(self)}: {names or 'nobody'}>"
 
     def __len__(self) -> int:
@@ -79,14 +63,14 @@ class Line:
     @property
     def principals(self) -> Collection[str]:
         """Those that are remembered."""
-        return self._principals.keys()
+        return self._levels.known.keys()
 
     # one ticket's way
 
     def join(self, ticket: int, claim: Claim, now: float) -> None:
         """Wait. Raises ClientQueueFull when its principal has as many tickets waiting as it may."""
-        principal = self._principals.get(claim.principal)
         if self.per_client is not None:
+            principal = self._levels.known.get(claim.principal)
             waiting = 0 if principal is None else principal.waiting
             if waiting >= self.per_client:
                 raise ClientQueueFull(waiting)
@@ -108,29 +92,24 @@ class Line:
 
     def granted(self, ticket: int, now: float) -> None:
         """It has a slot, and waits no longer."""
-        turn = self._waiting[ticket]
+        turn = self._served[ticket] = self._waiting[ticket]
         self._remove(turn)
-        self._charge(turn, self._unit(now))
+        self._levels.charge(turn, self._unit(now))
 
     def passed(self, ticket: int, claim: Claim, now: float) -> None:
         """It has a slot without having waited."""
         unit = self._unit(now)
-        principal = self._principals.get(claim.principal) or self._new(claim.principal)
+        principal = self._levels.of(claim.principal)
         if principal.is_idle:
-            self._place(principal, self._foreground, unit)
-        tickets = principal.tickets(claim.priority)
-        self._charge(Turn(ticket, next(self._numbers), principal, tickets, expected_cost(claim), now), unit)
+            self._levels.begin(principal, self._foreground.values(), unit)
+        turn = self._served[ticket] = self._turn(ticket, principal, claim, now)
+        self._levels.charge(turn, unit)
 
     def served(self, ticket: int, tokens: float, now: float) -> None:
         """What a granted ticket cost (see `principal.cost`), as soon as it is known. Safe twice: the first counts."""
         turn = self._served.pop(ticket, None)
-        if turn is None:
-            return
-        tokens = max(tokens, LEAST_COST)
-        principal = turn.principal
-        principal.end(turn.charge)
-        principal.level += self._unit(now) * tokens / principal.weight
-        self._usual += _LATEST * (min(tokens, 2 * self._usual) - self._usual)  # one giant changes little
+        if turn is not None:
+            self._levels.settle(turn, tokens, self._unit(now))
 
     # the order
 
@@ -189,84 +168,41 @@ class Line:
     def _foreseen(self, unit: float) -> Iterator[Turn]:
         """All that wait, in the order in which they are served if every one costs what is expected."""
         foreground, background = self._foreground.values(), self._background.values()
-        keys = {one.name: one.level + unit * one.in_flight for one in (*foreground, *background)}
+        in_flight = {one.name: one.in_flight for one in (*foreground, *background)}
         batch = [[*one.batch.values()] for one in background]
-        yield from _in_turn([[*one.foreground()] for one in foreground], keys, unit)
-        yield from _in_turn(batch, keys, unit)
+        yield from _in_turn([[*one.foreground()] for one in foreground], in_flight, unit)
+        yield from _in_turn(batch, in_flight, unit)
 
-    # levels
+    # who waits
 
     def _unit(self, now: float) -> float:
-        """Units of level that a token of service is now, from 1 to 2; whatever time has changed is up to date."""
-        elapsed = now - self._since
-        if elapsed >= HALF_LIFE:
-            self._decay(0.5 ** (elapsed / HALF_LIFE))
-            self._since, elapsed = now, 0.0
-        unit = float(2.0 ** (elapsed / HALF_LIFE))
+        """As `Levels.unit`; whatever time has changed is up to date."""
+        unit = self._levels.unit(now)
         if self._batch:
             self._promote(now, unit)
         return unit
 
-    def _decay(self, share: float) -> None:
-        """Leave so much of what everybody attained; forget those of whom nothing is left."""
-        self._start *= share
-        for principal in list(self._principals.values()):
-            principal.level *= share
-            if principal.is_idle and not principal.leases and principal.level < _NOTHING:
-                del self._principals[principal.name]
-
-    def _place(self, principal: Principal, rivals: Mapping[str, Principal], unit: float) -> None:
-        """It begins to ask: not below the level of now, at most one usual request above the lowest there is."""
-        start = self._start
-        if rivals:
-            usual = self._usual * unit
-            start = min(start, usual + min(one.level + usual * one.leases / one.weight for one in rivals.values()))
-        principal.level = max(principal.level, start)
-
-    def _charge(self, turn: Turn, unit: float) -> None:
-        principal = turn.principal
-        turn.charge = turn.tokens / principal.weight
-        principal.leases += 1
-        principal.in_flight += turn.charge
-        self._served[turn.ticket] = turn
-        # By the usual cost, for what is expected of one may be far off: most of its prompt may be cached.
-        start = principal.level + self._usual * unit / principal.weight
-        if start > self._start:
-            self._start = start
-
-    # who waits
-
-    def _new(self, name: str) -> Principal:
-        if len(self._principals) >= REMEMBERED:
-            self._forget()
-        principal = self._principals[name] = Principal(name, self._weights.get(name, 1.0))
-        return principal
-
-    def _forget(self) -> None:
-        """Those who have attained least, unless they have something waiting."""
-        idle = [one for one in self._principals.values() if one.is_idle]
-        idle.sort(key=lambda one: one.level + one.in_flight, reverse=True)
-        for principal in idle[max(0, _KEPT - (len(self._principals) - len(idle))) :]:
-            del self._principals[principal.name]
+    def _turn(self, ticket: int, principal: Principal, claim: Claim, now: float) -> Turn:
+        tickets = principal.tickets(claim.priority)
+        return Turn(ticket, next(self._numbers), principal, tickets, expected_cost(claim), now)
 
     def _add(self, ticket: int, claim: Claim, now: float) -> None:
         unit = self._unit(now)
-        principal = self._principals.get(claim.principal) or self._new(claim.principal)
-        tickets = principal.tickets(claim.priority)
-        turn = Turn(ticket, next(self._numbers), principal, tickets, expected_cost(claim), now)
+        principal = self._levels.of(claim.principal)
+        turn = self._waiting[ticket] = self._turn(ticket, principal, claim, now)
         if claim.priority is Priority.BATCH:
             self._batch[ticket] = turn
             if principal.is_idle:
-                self._place(principal, self._background, unit)
+                self._levels.begin(principal, self._background.values(), unit)
             self._background[principal.name] = principal
         else:
             self._step_forward(principal, unit)
-        tickets[ticket] = self._waiting[ticket] = turn
+        turn.tickets[ticket] = turn
 
     def _step_forward(self, principal: Principal, unit: float) -> None:
         """It has something waiting that is not of the batch. What batch tickets waited is no credit."""
         if principal.name not in self._foreground:
-            self._place(principal, self._foreground, unit)
+            self._levels.begin(principal, self._foreground.values(), unit)
             self._foreground[principal.name] = principal
 
     def _promote(self, now: float, unit: float) -> None:
@@ -297,19 +233,23 @@ class Line:
                 del self._background[principal.name]
 
 
-def _in_turn(groups: Sequence[Sequence[Turn]], keys: dict[str, float], unit: float) -> Iterator[Turn]:
+def _in_turn(groups: Sequence[Sequence[Turn]], in_flight: dict[str, float], unit: float) -> Iterator[Turn]:
     """Each principal's own tickets in their order, and always that of the principal with the lowest key, which rises
-    by what the ticket is expected to cost.
+    by what the ticket is expected to cost: reckoned as for tickets that are granted, for the same roundings.
     """
-    turns = [(keys[own[0].principal.name], own[0].number, 0, own) for own in groups]
+
+    def turn_at(index: int, own: Sequence[Turn]) -> tuple[float, int, int, Sequence[Turn]]:
+        principal = own[index].principal
+        return principal.level + unit * in_flight[principal.name], own[index].number, index, own
+
+    turns = [turn_at(0, own) for own in groups]
     heapify(turns)
     while turns:
-        key, _, index, own = turns[0]
+        _, _, index, own = turns[0]
         turn = own[index]
         yield turn
-        principal = turn.principal
-        key = keys[principal.name] = key + unit * turn.tokens / principal.weight
+        in_flight[turn.principal.name] += turn.tokens / turn.principal.weight
         if index + 1 < len(own):
-            heapreplace(turns, (key, own[index + 1].number, index + 1, own))
+            heapreplace(turns, turn_at(index + 1, own))
         else:
             heappop(turns)

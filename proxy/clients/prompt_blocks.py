@@ -44,6 +44,7 @@ _MEDIA = frozenset(
 _USER = b'"user"'
 _MESSAGE = b'"message"'  # the type of those items of OpenAI's responses that are messages, and may be left out
 _ABSENT = b"null"
+_DELETE = b"\x7f"  # the one ASCII character that some escape and others do not
 _END = b"\0"  # of a role, a field, a part
 _NOTHING = msgspec.Raw(b"")
 
@@ -208,7 +209,7 @@ def _plain(raw: bytes) -> bytes:
     """
     try:
         raw = msgspec.json.format(raw, indent=-1)
-        return raw if raw.isascii() else _escaped(raw)
+        return raw if raw.isascii() and raw.find(_DELETE) < 0 else _escaped(raw)
     except ValueError:
         return raw
 

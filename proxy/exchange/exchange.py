@@ -106,7 +106,7 @@ class Exchange(Answer):
             if request.length > gate.max_body:
                 raise errors.too_large(gate.max_body)
             if not (whole or self.is_page):
-                self._forwarder.check_queue(request.path)
+                self._forwarder.check_queue(request)
         except errors.Refusal as refusal:
             self.refuse(refusal)
 
@@ -126,7 +126,7 @@ class Exchange(Answer):
                     self.expects_stream = wanted.streaming
                 if forwarder.leases.has_choice and worth_a_look(self.request, body):
                     self._claim = forwarder.claim(self.request, body, self._client.peer)
-                lease = forwarder.leases.at_once(self.request.path, claim=self._claim)
+                lease = forwarder.leases.at_once(self.request.method, self.request.path, claim=self._claim)
                 if lease is None:
                     self._task = forwarder.run(self._fetch())
                     return
@@ -240,7 +240,7 @@ class Exchange(Answer):
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if (lease := forwarder.at_once(self.request.path, self._attempts.tried, self._claim)) is not None:
+        if (lease := forwarder.at_once(self.request, self._attempts.tried, self._claim)) is not None:
             return lease
         began = monotonic()
         outcome.queued = True
@@ -318,7 +318,8 @@ class Exchange(Answer):
             lease.finish(self._answered(outcome.usage, now))
         else:
             lease.release()
-        forwarder.rate.observe(now - self._began)
+        if lease.holds_slot:
+            forwarder.rate.observe(now - self._began)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)
@@ -339,25 +340,25 @@ class Exchange(Answer):
             self._attempts = self._attempts.met_a_stale_connection()
             self._task = forwarder.run(self._fetch())
             return
-        upstream, leased = self._upstream, self._lease is not None
-        if leased:
-            failure = self._tell_supply(failure)
+        upstream, lease = self._upstream, self._lease
+        if lease is not None:
+            failure = self._tell_supply(failure, lease)
             self._hand_back(working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
-            forwarder.rate.observe(monotonic() - self._began)
+            if lease.holds_slot:
+                forwarder.rate.observe(monotonic() - self._began)
         self._upstream = None
         if failure is None:
             self._complete()
-        elif not leased:
+        elif lease is None:
             self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down())
         else:
             assert upstream is not None
             self._attempts = self._attempts.failed_on(upstream, sent=self._engine_has_it)
             self._after(failure, upstream)
 
-    def _tell_supply(self, failure: Failure | None) -> Failure | None:
+    def _tell_supply(self, failure: Failure | None, lease: Lease) -> Failure | None:
         """Tell the supply side what became of the attempt; a Failure if it served nobody."""
-        leases, upstream = self._forwarder.leases, self._upstream
-        assert upstream is not None
+        leases, upstream = self._forwarder.leases, lease.upstream
         if failure is None:
             if self.status not in _UNSERVED:
                 return None
@@ -368,7 +369,8 @@ class Exchange(Answer):
         if failure.kind not in _BLAMELESS:
             late = failure.kind in _TIMEOUTS
             leases.unserved("timeout" if late else "other")
-            leases.owner.failed(upstream, "hang" if late else failure.kind.value)
+            if lease.holds_slot or not late:  # who is late beside a slot may wait for a prompt of somebody else's
+                leases.owner.failed(upstream, "hang" if late else failure.kind.value)
         return failure
 
     def _after(self, failure: Failure, upstream: Upstream) -> None:

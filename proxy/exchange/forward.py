@@ -127,10 +127,10 @@ class Forwarder:
             return peer
         return access.principal(peer, head.text(b"authorization"), head.text(b"x-api-key"), head.text(b"api-key"))
 
-    def at_once(self, path: str, tried: frozenset[Upstream], claim: Claim | None) -> Lease | None:
-        """A slot that is free now. Raises Refusal."""
+    def at_once(self, request: RequestHead, tried: frozenset[Upstream], claim: Claim | None) -> Lease | None:
+        """A slot that is free now, or a lease without one if `request` needs none. Raises Refusal."""
         try:
-            return self.leases.at_once(path, tried, claim)
+            return self.leases.at_once(request.method, request.path, tried, claim)
         except InstanceError as error:
             raise self.translated(error) from None
 
@@ -141,9 +141,10 @@ class Forwarder:
         except InstanceError as error:
             raise self.translated(error) from None
 
-    def check_queue(self, path: str) -> None:
+    def check_queue(self, request: RequestHead) -> None:
         """Raises Refusal if nobody could take the request, nor could it wait: before its body is read."""
-        if self.leases.is_full and not self.leases.answers_beside_slots(path):
+        leases = self.leases
+        if leases.is_full and not leases.answers_beside_slots(request.method, request.path):
             raise self.translated(QueueFull())
 
     async def connect(self, upstream: Upstream) -> EngineConnection:

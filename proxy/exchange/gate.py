@@ -14,7 +14,7 @@ from slotproxy.proxy import errors
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.headers import valid_request_id
-from slotproxy.proxy.operator.paths import MODELS, OPEN_PATHS, is_own, needs_operator
+from slotproxy.proxy.operator.paths import MODELS, OPEN_PATHS, is_about_models, is_own, needs_operator
 
 KEPT_HOSTS, KEPT_HOST = 64, 256  # values of Host that are remembered, and the bytes of the longest that is
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -67,7 +67,7 @@ class Gate:
         Raises Refusal for what nobody may hear of.
         """
         way = self._judged(head)
-        if way is ENGINE and head.path != MODELS:
+        if way is ENGINE and not is_about_models(head.path):
             head.way = self.rules, way
         return way
 
@@ -93,13 +93,17 @@ class Gate:
             access.check_key(head.text(b"authorization"), head.text(b"x-api-key"), head.text(b"api-key"))
         if VIA in named and has_passed(head):
             raise errors.loop_detected()
-        if is_own(path) and (path != MODELS or method not in ("GET", "HEAD") or not self._only_upstreams()):
+        if is_own(path) and not self._is_theirs(method, path):
             if needs_operator(method, path):
                 access.check_operator()
             return PAGE
         if self.stopping:
             raise errors.shutting_down()
         return ENGINE
+
+    def _is_theirs(self, method: str, path: str) -> bool:
+        """Whether the upstreams say it themselves. What is done to one model passes to them, too."""
+        return is_about_models(path) and (path != MODELS or method in ("GET", "HEAD")) and self._only_upstreams()
 
     def _check_host(self, host: bytes | None, *, required: bool) -> None:
         """Raises Refusal. Clients name the same host every time."""

@@ -9,6 +9,7 @@ from aiohttp.typedefs import Handler
 from slotproxy.instances.errors import NoSuchInstance, OperationRefused
 from slotproxy.proxy import errors
 from slotproxy.proxy.errors import Refusal
+from slotproxy.proxy.operator.paths import MODEL
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ async def refusing(request: web.Request, handler: Handler) -> web.StreamResponse
     """Whatever goes wrong is answered with an error object."""
     path = path_of(request)
     try:
-        if path != request.path:  # the router decodes, the gate did not: they could mean different pages
+        # The router decodes, the gate did not: they could mean different pages. A model's name may be encoded: its page
+        # reads it as it came.
+        if path != request.path and not path.startswith(MODEL):
             raise errors.not_found(path)
         return await handler(request)
     except Exception as error:

@@ -1,16 +1,18 @@
 """The pages that probes, scrapers and clients of engines know: health, readiness, metrics, slots, models."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
+from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.metrics import CONTENT_TYPE
-from slotproxy.proxy.operator.answers import as_json
-from slotproxy.proxy.operator.paths import HEALTH, METRICS, MODELS, READY, SLOTS
+from slotproxy.proxy.operator.answers import as_json, path_of
+from slotproxy.proxy.operator.paths import HEALTH, METRICS, MODEL, MODELS, READY, SLOTS
 from slotproxy.proxy.operator.stopping import Stopping
 
 
@@ -30,6 +32,7 @@ class Pages:
             web.get(METRICS, self._metrics),
             web.get(SLOTS, self._slots),
             web.get(MODELS, self._models),
+            web.get(MODEL + "{name:.+}", self._model),
         ]
 
     async def _health(self, _request: web.Request) -> web.Response:
@@ -55,14 +58,31 @@ class Pages:
         return as_json([{"id": number, **entry} for number, entry in enumerate(entries)])
 
     async def _models(self, _request: web.Request) -> web.Response:
+        return as_json({"object": "list", "data": self._known_models()})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        written = path_of(request).removeprefix(MODEL)
+        return as_json(named(self._known_models(), written, unquote(written)))
+
+    def _known_models(self) -> list[dict[str, Any]]:
+        """At least one: clients keep an empty list for a while, and show it. Raises Refusal."""
         snapshot = self.snapshot()
-        models = [with_context(model, snapshot.n_ctx) for model in snapshot.models]
-        return as_json({"object": "list", "data": models})
+        if snapshot.models:
+            return [with_context(model, snapshot.n_ctx) for model in snapshot.models]
+        if self.stopping.stopping:
+            raise errors.shutting_down()
+        if snapshot.hopeless is not None:
+            raise errors.no_instances(snapshot.hopeless)
+        raise errors.loading(_states(snapshot) or "none has been started")
 
 
 def only_upstreams(snapshot: Snapshot) -> bool:
-    """Whether every model is somebody else's: then they say themselves what they have."""
-    return bool(snapshot.members) and all(member.kind is Kind.UPSTREAM for member in snapshot.members)
+    """Whether every model is somebody else's, who is there: then they say themselves what they have. Until one is, and
+    while none is, the page tells what is known, since whoever asks would wait for them.
+    """
+    members = snapshot.members
+    serves = any(member.state is State.READY for member in members)
+    return serves and all(member.kind is Kind.UPSTREAM for member in members)
 
 
 def why_not_ready(snapshot: Snapshot, *, stopping: bool) -> str:
@@ -71,11 +91,24 @@ def why_not_ready(snapshot: Snapshot, *, stopping: bool) -> str:
         return "shutting down"
     if snapshot.hopeless is not None:
         return snapshot.hopeless
-    states = ", ".join(
+    states = _states(snapshot)
+    return f"no instance is ready: {states}" if states else "no instance has been started yet"
+
+
+def _states(snapshot: Snapshot) -> str:
+    return ", ".join(
         f"{member.id} is {member.state.value}" + (f" ({member.reason})" if member.reason else "")
         for member in snapshot.members
     )
-    return f"no instance is ready: {states}" if states else "no instance has been started yet"
+
+
+def named(models: Iterable[dict[str, Any]], *names: str) -> dict[str, Any]:
+    """The one that has one of these names, be it as an alias. Raises Refusal."""
+    for model in models:
+        aliases = model.get("aliases")
+        if model.get("id") in names or (isinstance(aliases, list) and not set(names).isdisjoint(map(str, aliases))):
+            return model
+    raise errors.model_not_found(names[-1])
 
 
 def with_context(model: Mapping[str, Any], n_ctx: int | None) -> dict[str, Any]:

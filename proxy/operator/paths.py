@@ -5,7 +5,8 @@ about the bytes holds for what is answered.
 """
 
 HEALTH, READY, METRICS, SLOTS = "/health", "/ready", "/metrics", "/slots"
-MODELS = "/v1/models"  # engines have it, too: where all members are upstreams it is theirs
+MODELS = "/v1/models"  # engines have it, too: where all members are upstreams it is theirs, and so is what is below
+MODEL = MODELS + "/"  # followed by the name of a model, in which there may be slashes
 ROOT = "/slotproxy/"
 API = ROOT + "api/"
 
@@ -16,7 +17,12 @@ _READING = frozenset({"GET", "HEAD"})
 
 def is_own(path: str) -> bool:
     """Whether the application answers `path`, be it to say that there is nothing."""
-    return path in _PAGES or path.startswith(ROOT)
+    return path in _PAGES or path.startswith((ROOT, MODEL))
+
+
+def is_about_models(path: str) -> bool:
+    """Whether it asks which models there are, or of one of them."""
+    return path == MODELS or path.startswith(MODEL)
 
 
 def needs_operator(method: str, path: str) -> bool:

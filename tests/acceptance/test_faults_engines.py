@@ -219,6 +219,8 @@ async def test_when_every_engine_exits_at_once_requests_are_refused_with_its_las
     assert refusal.code == "no_instances"
     assert "out of flux" in refusal.json()["error"]["message"]
     assert "out of flux" in (await ask(proxy.port, "GET", "/ready")).json()["reason"]
+    listing = await ask(proxy.port, "GET", "/v1/models")
+    assert (listing.status, listing.code) == (503, "no_instances")
     starts = re.findall(r"-> starting$", proxy.log, re.MULTILINE)
     assert len(starts) <= 6  # the first, and five more
 

@@ -11,6 +11,7 @@ import pytest
 from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
+from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
@@ -175,7 +176,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             keys: tuple[str, ...] = (),
             loopback: bool = True,
             kind: Kind = Kind.INSTANCE,
-            slotless: frozenset[str] = frozenset(),
+            slotless: tuple[str, ...] = (),
             observed: bool = False,
             model: str | None = None,
         ) -> Stack:
@@ -189,7 +190,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                         port=script.port,
                         keepalive=keepalive,
                         write_stall=write_stall,
-                        slotless=slotless,
+                        slotless=Slotless(slotless),
                         observed=observed,
                         model=model,
                     )

@@ -1,7 +1,9 @@
 """An engine that saves slots as llama-server does and computes nothing, with a number of tokens for each text."""
 
 import json
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ class StubEngine:
         self.reuses = TOKENS - 1
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[str] = []
+        self.paths: set[str] = set()
         self.cached = 0
         self.upstream = Upstream(instance="0", host="127.0.0.1", port=1)
 
     async def answer(self, request: web.Request) -> web.Response:
         what = request.query.get("action", request.path)
         self.asked.append(what)
+        self.paths.add(request.path)
         body = await request.json()
         usual = self._do(what, body)
         status, document = self.answers.get(what, (200, usual))
@@ -50,6 +54,23 @@ class StubEngine:
         if what == "erase":
             return {"n_erased": cached}
         return {"timings": {"cache_n": cached, "prompt_n": TOKENS - cached}}
+
+
+@contextmanager
+def mounted(path: Path) -> Iterator[Path]:
+    """A file system at `path`, in memory, of 2 MiB. Skips the test where that takes rights it does not have."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except OSError:
+        done = False
+    if not done:
+        pytest.skip("only root may mount")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)  # an engine may still have it open
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import World, upstream_of
-from tests.instances.conversations.conftest import SLOTS, TOKENS, StubEngine
+from tests.instances.conversations.conftest import SLOTS, TOKENS, StubEngine, mounted
 
 ACTIONS = ("save", "restore", "erase")
 
@@ -101,6 +101,7 @@ async def test_an_engine_that_has_no_such_actions_is_not_asked(
 async def test_the_path_is_the_profiles(kv: EngineKv, stub: StubEngine) -> None:
     stub.answers["save"] = 200, {"n_saved": 1, "n_written": 2}
     assert isinstance(await act(kv, "save", stub.upstream, Kv(how="slots", path="/slots/3")), SavedBytes)
+    assert stub.paths == {"/slots/3"}
 
 
 @pytest.mark.parametrize(("value", "counted"), [(0, 0), (7, 7), (-1, None), (True, None), ("7", None), (7.0, None)])
@@ -123,9 +124,9 @@ async def engine(world: World, demo_model: Path) -> Instance:
     return await world.started(embedded(demo_model))
 
 
-async def cached(world: World, upstream: Upstream) -> int:
+async def cached(world: World, upstream: Upstream, text: str = TEXT) -> int:
     """Tokens of the text that the engine did not compute now."""
-    body = {"prompt": TEXT, "n_predict": 1, "temperature": 0, "cache_prompt": True}
+    body = {"prompt": text, "n_predict": 1, "temperature": 0, "cache_prompt": True}
     answer = await world.probe.ask(upstream, "/completion", body=body, timeout=60)
     assert answer is not None
     return int(answer.document()["timings"]["cache_n"])
@@ -170,3 +171,16 @@ async def test_the_real_engine_refuses_what_is_not_there_and_has_nothing_to_save
     empty = await kv.save(upstream, SLOTS, "empty")
     assert isinstance(empty, KvFailed)
     assert empty.fault is Fault.EMPTY
+
+
+async def test_a_save_on_a_full_disk_is_refused_and_the_engine_goes_on(world: World, demo_model: Path) -> None:
+    with mounted(world.state_dir / "kv-store") as path:
+        upstream, folder = upstream_of(await world.started(embedded(demo_model))), Folder(path)
+        kv, draft = EngineKv(world.probe), folder.draft()
+        await cached(world, upstream, TEXT + TEXT)
+        failed = await kv.save(upstream, SLOTS, draft)
+        assert isinstance(failed, KvFailed)
+        assert failed.fault is Fault.REFUSED
+        assert (await folder.drop(draft)).full
+        assert [*path.iterdir()] == []
+        assert await cached(world, upstream, TEXT + TEXT) > TOKENS

@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from slotproxy.instances.conversations.disk import Trouble
 from slotproxy.instances.conversations.files import MANIFEST, Folder, Settled
 from slotproxy.instances.conversations.store import Saved, default_limit
 from slotproxy.instances.slots.claim import Prefix
+from tests.instances.conversations.conftest import mounted
 
 TEXT = b"keys and values"
 BIG = (1 << 64) - 1
@@ -246,20 +246,8 @@ async def test_after_a_failed_save_the_draft_is_gone_and_a_disk_with_room_is_not
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """In memory, of 2 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    try:
-        mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except OSError:
-        mounted = False
-    if not mounted:
-        pytest.skip("only root may mount")
-    try:
+    with mounted(tmp_path / "disk") as path:
         yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 async def test_a_full_disk_is_known_by_what_a_failed_save_has_left(small_disk: Path) -> None:

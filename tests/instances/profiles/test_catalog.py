@@ -6,6 +6,7 @@ import pytest
 from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.profiles import catalog
+from slotproxy.instances.slotless import Slotless
 
 MINIMAL = """
 name = "mine"
@@ -90,6 +91,10 @@ def test_a_users_file_is_read_like_a_shipped_one_and_needs_little(tmp_path: Path
         ("[env]\nX = '{dri}'", r"line 12: in \{dri\}: unknown placeholder \{dri\}; known are model, parent,"),
         ("module = 'x'", "line 11: in module: give either 'executable' or 'module'"),
         ("[ready]\npath = 'health'", "line 12: in ready.path"),
+        (
+            "[http]\nslotless = ['GET /x', 'tokenize']",
+            "line 12: in http.slotless.1: 'tokenize' is neither a path nor a method",
+        ),
         ("[context]\npath = '/slots'", "line 11: in context.pointer: 'path' needs a 'pointer'"),
     ],
 )
@@ -176,3 +181,37 @@ args = [
 )
 def test_a_key_is_found_or_else_what_contains_it(keys: tuple[str | int, ...], line: int | None) -> None:
     assert catalog.line_of(TABLES, keys) == line
+
+
+@pytest.mark.parametrize("name", ["embedded", "llama-server"])
+@pytest.mark.parametrize(
+    ("request_line", "beside"),
+    [
+        ("GET /models", True),
+        ("HEAD /", True),
+        ("GET /favicon.ico", True),
+        ("GET /lora-adapters", True),
+        ("OPTIONS /v1/chat/completions", True),
+        ("POST /v1/messages/count_tokens", True),
+        ("POST /v1/responses/input_tokens", True),
+        ("POST /apply-template", True),
+        ("POST /", False),
+        ("POST /lora-adapters", False),
+        ("POST /v1/messages", False),
+        ("POST /v1/chat/completions", False),
+        ("POST /v1/embeddings", False),
+        ("POST /infill", False),
+        ("POST /slots/0", False),
+    ],
+)
+def test_what_llama_cpp_answers_beside_its_slot(name: str, request_line: str, *, beside: bool) -> None:
+    method, path = request_line.split()
+    assert Slotless(catalog.load(name).http.slotless).has(method, path) is beside
+
+
+@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/embeddings", "/infill"]
+)
+def test_no_shipped_profile_lets_a_generation_pass_without_a_slot(name: str, path: str) -> None:
+    assert not Slotless(catalog.load(name).http.slotless).has("POST", path)

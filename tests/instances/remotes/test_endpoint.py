@@ -107,3 +107,24 @@ def test_only_anthropic_is_told_a_version_and_only_if_the_client_tells_none() ->
 def test_what_it_calls_the_model_is_put_into_requests_there() -> None:
     assert upstream_of("u0", UpstreamSpec(url="http://h", model="big"), {}).model == "big"
     assert upstream_of("u0", UpstreamSpec(url="http://h"), {}).model is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "beside"),
+    [
+        ("GET", "/v1/models", True),
+        ("HEAD", "/", True),
+        ("GET", "/v1/models/org/name", True),
+        ("GET", "/props", True),
+        ("POST", "/tokenize", True),
+        ("POST", "/v1/messages/count_tokens", True),
+        ("POST", "/", False),
+        ("POST", "/props", False),
+        ("DELETE", "/v1/models/name", False),
+        ("POST", "/v1/messages", False),
+        ("POST", "/v1/embeddings", False),
+        ("GET", "/v1/responses/1", False),
+    ],
+)
+def test_what_is_generated_nowhere_needs_no_slot_of_an_upstream(method: str, path: str, *, beside: bool) -> None:
+    assert upstream_of("u0", UpstreamSpec(url="http://h"), {}).slotless.has(method, path) is beside

@@ -3,6 +3,8 @@ import asyncio
 import pytest
 
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
+from slotproxy.instances.slotless import Slotless
+from slotproxy.instances.slots.beside import EACH
 from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Observer, Upstream
@@ -243,3 +245,88 @@ def test_only_members_with_slots_count_as_offering() -> None:
     leases.resize(other, 0)
     assert not leases.offers({member})
     assert leases.offers()
+
+
+def tokenizer(name: str = "a", *, overflow: bool = False) -> Upstream:
+    return Upstream(instance=name, host="h", port=1, slotless=Slotless(["POST /tokenize"]), overflow=overflow)
+
+
+def beside(leases: Leases) -> Lease:
+    lease = leases.at_once("POST", "/tokenize")
+    assert lease is not None
+    assert not lease.holds_slot
+    return lease
+
+
+def test_what_is_answered_beside_the_slots_takes_none_and_goes_past_a_full_queue() -> None:
+    member = tokenizer()
+    leases = leases_with(member, queue_limit=0)
+    occupant = leases.at_once("POST", "/completion")
+    assert occupant is not None
+    assert occupant.holds_slot
+    assert leases.is_full
+    assert leases.answers_beside_slots("POST", "/tokenize")
+    assert not leases.answers_beside_slots("GET", "/tokenize")
+    assert beside(leases).upstream is member
+    assert leases.at_once("GET", "/tokenize") is None
+    assert leases.at_once("POST", "/tokenize", {member}) is None
+    assert (leases.leased(member), leases.statistics.active, leases.statistics.requests) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("way", ["release", "abandon"])
+def test_a_lease_without_a_slot_is_given_back_once_however_it_ends(way: str) -> None:
+    member = tokenizer()
+    leases = leases_with(member)
+    leases.owner = owner = Owner()
+    first, _ = beside(leases), beside(leases)
+    for _ in range(3):
+        getattr(first, way)()
+        first.release()
+        first.abandon()
+    assert owner.lost == []  # no slot waits for its engine to be idle
+    assert leases.withdraw(member) == 1
+
+
+def test_beyond_what_there_may_be_beside_the_slots_a_request_takes_one_or_waits() -> None:
+    leases = leases_with(tokenizer(), queue_limit=0)
+    held = [beside(leases) for _ in range(EACH)]
+    lease = leases.at_once("POST", "/tokenize")
+    assert lease is not None
+    assert lease.holds_slot
+    assert leases.at_once("POST", "/tokenize") is None
+    assert not leases.answers_beside_slots("POST", "/tokenize")
+    held[0].release()
+    assert leases.answers_beside_slots("POST", "/tokenize")
+    assert not beside(leases).holds_slot
+
+
+async def test_whoever_drains_an_upstream_waits_for_what_it_answers_beside_its_slots() -> None:
+    member = tokenizer()
+    leases = leases_with(member)
+    slot, first, second = leases.take(), beside(leases), beside(leases)
+    assert slot is not None
+    assert leases.withdraw(member) == 3
+    assert leases.at_once("POST", "/tokenize") is None
+    drained = asyncio.ensure_future(leases.drained(member))
+    for lease in (first, slot, second):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not drained.done()
+        lease.release()
+    await asyncio.wait_for(drained, SOON)
+
+
+async def test_a_refusal_holds_for_what_needs_no_slot_too() -> None:
+    leases = leases_with(tokenizer())
+    leases.refuse(ShuttingDown)
+    with pytest.raises(ShuttingDown):
+        leases.at_once("POST", "/tokenize")
+
+
+async def test_before_anybody_is_there_what_needs_no_slot_waits_like_others() -> None:
+    leases = leases_with()
+    assert leases.at_once("POST", "/tokenize") is None
+    waiting = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    leases.add(tokenizer())
+    assert (await waiting).holds_slot

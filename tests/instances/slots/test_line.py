@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from slotproxy.instances.errors import ClientQueueFull, QueueFull
 from slotproxy.instances.slots.claim import Claim, Prefix, Priority
-from slotproxy.instances.slots.line import HALF_LIFE, PATIENCE, REMEMBERED, Ahead, Line
+from slotproxy.instances.slots.levels import HALF_LIFE, REMEMBERED
+from slotproxy.instances.slots.line import PATIENCE, Ahead, Line
 from slotproxy.instances.slots.principal import USUAL_COST
 
 NOW = 1000.0
@@ -185,6 +186,25 @@ def test_the_order_is_that_in_which_tickets_are_granted(steps: Steps) -> None:
     assert ordered(foreseen, now) == granted
 
 
+def test_what_is_foreseen_heeds_weights_and_what_a_token_counts_now() -> None:
+    line, other = Line(weights={"heavy": 3.0}), Line(weights={"heavy": 3.0})
+    later = NOW + HALF_LIFE - 1
+    for one in (line, other):
+        one.passed(-1, claim("first"), NOW)
+        one.passed(-2, claim("greedy"), later)
+        one.served(-2, 6 * USUAL_COST, later)
+        for ticket in range(0, 60, 3):
+            one.join(ticket, claim("greedy"), later)
+            one.join(ticket + 1, claim("heavy"), later)
+            one.join(ticket + 2, claim("light"), later)
+    granted = []
+    while len(line):
+        granted.append(next(line.order(later)))
+        line.granted(granted[-1], later)
+    assert ordered(other, later) == granted
+    assert granted.index(0) >= 15, "six of the light and three times as many of the heavy come first"
+
+
 @given(STEPS, st.integers(0, 9))
 def test_a_ticket_that_is_passed_over_does_not_come_again(steps: Steps, which: int) -> None:
     line = Line()
@@ -326,6 +346,44 @@ def test_a_debt_is_halved_with_every_half_life() -> None:
     assert 9 <= ordered(line, later).index(2) <= 11
 
 
+def test_service_of_a_moment_ago_counts_for_more() -> None:
+    line = Line()
+    line.passed(1, claim("earlier"), NOW)
+    line.served(1, 110 * USUAL_COST, NOW)
+    later = NOW + HALF_LIFE - 1
+    line.passed(2, claim("later"), later)
+    line.served(2, 100 * USUAL_COST, later)
+    line.join(3, claim("later"), later)
+    line.join(4, claim("earlier"), later)
+    assert ordered(line, later) == [4, 3]
+
+
+def test_service_that_came_without_waiting_is_service_all_the_same() -> None:
+    engines = Engines(Line())
+    engines.ask(*[claim("busy")] * 15)
+    for _ in range(10):
+        engines.serve()
+    engines.line.passed(-1, claim("new"), NOW)
+    engines.line.served(-1, 3 * USUAL_COST, NOW)
+    (new,) = engines.ask(claim("new"))
+    assert 3 <= engines.line.position(new, NOW) <= 4
+
+
+def test_what_costs_nothing_cannot_be_asked_for_ever_before_others() -> None:
+    engines = Engines(Line())
+    for _ in range(200):
+        engines.ask(claim("free"), cost=0.0)
+        engines.serve()
+    engines.line.passed(-1, claim("greedy"), NOW)
+    engines.line.served(-1, 300.0, NOW)
+    engines.ask(claim("greedy"))
+    for count in itertools.count():
+        engines.ask(claim("free"), cost=0.0)
+        if engines.serve() == "greedy":
+            break
+        assert count < 400
+
+
 def test_a_slot_that_is_held_counts_as_what_it_is_expected_to_cost() -> None:
     line = Line()
     line.join(1, claim("a"), NOW)
@@ -448,6 +506,16 @@ def test_the_batch_is_fair_within_itself() -> None:
     engines.serve()
     (ticket,) = engines.ask(claim("other", batch=True))
     assert engines.line.position(ticket, NOW) <= 2
+
+
+def test_nothing_is_owed_to_the_batch_for_the_time_in_which_it_was_not_asked_for_anything() -> None:
+    engines = Engines(Line())
+    engines.ask(*[claim("busy", batch=True)] * 60)
+    for _ in range(20):
+        engines.serve()
+    engines.ask(*[claim("new", batch=True)] * 30)
+    served = Counter(engines.serve() for _ in range(20))
+    assert 9 <= served["new"] <= 12
 
 
 # bounds

@@ -32,9 +32,9 @@ def waits(principal: Principal, tickets: Tickets, number: int) -> None:
 def test_it_is_idle_only_when_no_ticket_of_any_kind_waits() -> None:
     for kind in ("interactive", "promoted", "batch"):
         principal = Principal("a", 1.0)
-        before = principal.is_idle, principal.waiting
+        assert (principal.is_idle, principal.waiting) == (True, 0)
         waits(principal, getattr(principal, kind), 1)
-        assert (before, (principal.is_idle, principal.waiting)) == ((True, 0), (False, 1))
+        assert (principal.is_idle, principal.waiting) == (False, 1)
 
 
 def test_tickets_wait_by_their_priority() -> None:

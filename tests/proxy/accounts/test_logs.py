@@ -203,7 +203,14 @@ def test_a_request_is_one_line_of_what_happened(capfd: pytest.CaptureFixture[str
 def test_a_request_has_its_figures_as_fields(capfd: pytest.CaptureFixture[str]) -> None:
     logs.set_up("json", "info")
     logs.log_access(
-        outcome(instance="1", queue_wait=0.0123, first_token=10.084, usage=Usage(prompt=20, completion=57), size=900)
+        outcome(
+            instance="1",
+            queue_wait=0.0123,
+            first_token=10.084,
+            usage=Usage(prompt=20, completion=57, cached=16),
+            size=900,
+            affinity="hit",
+        )
     )
     (line,) = objects(capfd)
     assert line["logger"] == "slotproxy.proxy.clients.access"
@@ -221,6 +228,8 @@ def test_a_request_has_its_figures_as_fields(capfd: pytest.CaptureFixture[str]) 
         "bytes": 900,
         "prompt_tokens": 20,
         "completion_tokens": 57,
+        "cached_tokens": 16,
+        "affinity": "hit",
         "client": "127.0.0.1",
     }
 

@@ -3,16 +3,19 @@
 import asyncio
 import contextlib
 import json
+from time import monotonic
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from slotproxy.instances.slots.beside import EACH
+from slotproxy.instances.slots.service_rate import like_any
 from slotproxy.instances.snapshot import Kind
 from slotproxy.proxy.clients import connection
 from slotproxy.proxy.clients.access import Access
 from tests.clients import connected
-from tests.proxy.conftest import SOON, MakeStack, answering
+from tests.proxy.conftest import SOON, MakeStack, Script, answering
 from tests.proxy.exchange.test_forward import OK, code, post, status
 
 
@@ -31,9 +34,20 @@ async def test_models_tell_the_context_every_instance_has(stack: MakeStack) -> N
     assert models["data"] == [{"id": "demo", "meta": {"n_ctx": 2048}, "context_length": 2048}]
 
 
+@pytest.mark.parametrize("up", ["..", "%2e%2e", "..%2f..", "%2e.", "..\\..", "x/..", "."])
+@pytest.mark.parametrize("page", ["health", "slotproxy/api/state", "slotproxy/api/instances/1/log"])
+async def test_nothing_but_models_is_found_below_their_list(stack: MakeStack, up: str, page: str) -> None:
+    proxy = await stack(answering(OK), loopback=False)
+    for method in (b"GET", b"POST", b"DELETE"):
+        for path in (f"/v1/models/{up}/{up}/{page}", f"/v1/models/{up}%2f{up}%2f{page.replace('/', '%2F')}"):
+            answer = await proxy.ask(get(path, method=method))
+            assert (status(answer), code(answer)) in [(404, "model_not_found"), (405, "method_not_allowed")]
+    assert proxy.operations.asked == []
+
+
 async def test_with_upstreams_only_they_say_themselves_what_they_have(stack: MakeStack) -> None:
     engine = answering(OK)
-    proxy = await stack(engine, kind=Kind.UPSTREAM, slotless=frozenset({"/v1/models"}))
+    proxy = await stack(engine, kind=Kind.UPSTREAM, slotless=("/v1/models",))
     proxy.leases.take()
     assert body(await proxy.ask(get("/v1/models"))) == b'{"ok":true}'
     assert engine.heads[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
@@ -41,11 +55,120 @@ async def test_with_upstreams_only_they_say_themselves_what_they_have(stack: Mak
 
 async def test_what_an_engine_answers_beside_its_slots_waits_for_none(stack: MakeStack) -> None:
     engine = answering(OK)
-    proxy = await stack(engine, queue=0, slotless=frozenset({"/tokenize"}))
+    proxy = await stack(engine, queue=0, slotless=("/tokenize",))
     proxy.leases.take()
     assert status(await proxy.ask(post(path="/tokenize"))) == 200
     assert status(await proxy.ask(post())) == 429
     assert proxy.leases.leased(proxy.upstreams[0]) == 1
+
+
+async def test_the_method_says_whether_a_request_needs_a_slot(stack: MakeStack) -> None:
+    engine = answering(OK)
+    proxy = await stack(engine, queue=0, slotless=("GET /*",))
+    proxy.leases.take()
+    for method in (b"GET", b"HEAD"):
+        assert status(await proxy.ask(get("/?a=/x", method=method))) == 200
+    assert status(await proxy.ask(post(path="/"))) == 429
+    assert [head.split(b" ")[0] for head in engine.heads] == [b"GET", b"HEAD"]
+
+
+async def test_what_needs_no_slot_is_not_refused_before_its_body_came(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK), queue=0, slotless=("/tokenize",))
+    proxy.leases.take()
+    for path, expected in [("/tokenize", [100, 200]), ("/completion", [429])]:
+        async with connected(proxy.port) as client:
+            client.send(b"POST %b HTTP/1.1\r\nHost: localhost\r\n" % path.encode())
+            client.send(b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            statuses = [(await client.head()).status]
+            if statuses == [100]:
+                client.send(b"{}")
+                statuses.append((await client.head()).status)
+        assert statuses == expected
+
+
+async def test_beyond_what_there_may_be_beside_the_slots_the_queue_holds(stack: MakeStack) -> None:
+    reached, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        reached.release()
+        await go_on.wait()
+        writer.write(OK)
+
+    engine = Script(talk)
+    proxy = await stack(engine, queue=0, slotless=("/tokenize",))
+    slot = proxy.leases.take()
+    assert slot is not None
+    asked = [asyncio.ensure_future(proxy.ask(post(path="/tokenize"))) for _ in range(EACH)]
+    for _ in asked:
+        await reached.acquire()
+    answer = await proxy.ask(post(path="/tokenize"))
+    assert (status(answer), code(answer)) == (429, "queue_full")
+    assert proxy.leases.withdraw(proxy.upstreams[0]) == EACH + 1
+    drained = asyncio.ensure_future(proxy.leases.drained(proxy.upstreams[0]))
+    slot.release()
+    await asyncio.sleep(0)
+    assert not drained.done()
+    go_on.set()
+    assert [status(answer) for answer in await asyncio.gather(*asked)] == [200] * EACH
+    await asyncio.wait_for(drained, SOON)
+
+
+async def test_every_place_beside_the_slots_comes_back_whatever_became_of_its_request(stack: MakeStack) -> None:
+    left = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        if b"x-cut" in engine.heads[-1]:
+            writer.transport.abort()
+        elif b"x-leave" in engine.heads[-1]:
+            left.set()
+            await reader.read()
+        else:
+            writer.write(OK)
+
+    engine = Script(talk)
+    proxy = await stack(engine, slotless=("GET /x",))
+    before = proxy.forwarder.rate.wait(like_any(0), 1)
+    assert status(await proxy.ask(get("/x"))) == 200
+    assert status(await proxy.ask(get("/x", b"x-cut: 1\r\n"))) == 502
+    async with connected(proxy.port) as client:
+        client.send(get("/x", b"x-leave: 1\r\n"))
+        await asyncio.wait_for(left.wait(), SOON)
+        client.abort()
+    proxy.leases.withdraw(proxy.upstreams[0])
+    await asyncio.wait_for(proxy.leases.drained(proxy.upstreams[0]), SOON)
+    assert proxy.owner.lost == []
+    assert [reason for _, reason in proxy.owner.failures] == ["reset"]
+    assert proxy.forwarder.rate.wait(like_any(0), 1) == before  # how long a slot is held is told by those who hold one
+
+
+async def test_who_waits_too_long_beside_a_slot_does_not_end_what_the_slot_is_for(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await engine.request(reader)
+        await reader.read()
+
+    engine = Script(talk)
+    proxy = await stack(engine, slotless=("GET /x",), prefill_timeout=0.01)
+    asked = asyncio.ensure_future(proxy.ask(get("/x")))
+    while not asked.done():
+        proxy.forwarder.sweep(monotonic())
+        await asyncio.sleep(0.001)
+    assert (status(await asked), code(await asked)) == (504, "upstream_timeout")
+    assert proxy.owner.failures == []
+    assert proxy.leases.statistics.errors.timeout == 1
+
+
+async def test_one_that_dies_of_what_it_answers_beside_its_slots_is_not_the_last_to_be_asked(stack: MakeStack) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await dying.request(reader)
+        writer.transport.abort()
+
+    dying, well = Script(talk), answering(OK)
+    proxy = await stack(dying, well, slotless=("GET /x",))
+    assert status(await proxy.ask(get("/x"))) == 200
+    assert (len(dying.heads), len(well.heads)) == (1, 1)
+    assert [proxy.leases.withdraw(upstream) for upstream in proxy.upstreams] == [0, 0]
 
 
 async def test_slots_are_llama_servers_shape(stack: MakeStack) -> None:

@@ -47,6 +47,19 @@ def test_models_are_somebody_elses_where_there_are_only_upstreams_but_only_to_re
     there = gate(only_upstreams=True)
     assert there.way(head(b"GET /v1/models")) is Way.ENGINE
     assert there.way(head(b"POST /v1/models")) is Way.PAGE
+    assert there.way(head(b"GET /v1/models/org/name")) is Way.ENGINE
+    assert there.way(head(b"DELETE /v1/models/name")) is Way.ENGINE
+    assert gate().way(head(b"GET /v1/models/org/name")) is Way.PAGE
+
+
+@pytest.mark.parametrize("path", [b"/v1/models", b"/v1/models/name"])
+def test_whose_the_models_are_is_looked_at_again_when_the_same_head_comes_again(path: bytes) -> None:
+    theirs = True
+    there, request = Gate(Access(), 100, lambda: theirs), head(b"GET " + path)
+    assert there.way(request) is Way.ENGINE
+    assert request.way is None
+    theirs = False
+    assert there.way(request) is Way.PAGE
 
 
 def test_methods_that_nobody_here_knows_are_refused() -> None:

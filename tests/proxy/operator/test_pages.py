@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from yarl import URL
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.snapshot import Kind, Snapshot
@@ -18,6 +19,78 @@ async def test_models_tell_the_context_every_instance_has(pages: Asking) -> None
         "object": "list",
         "data": [{"id": "demo", "meta": {"n_ctx": 2048}, "context_length": 2048}],
     }
+
+
+NOTHING_YET = snapshot_of(member("0", state=State.STARTING), models=())
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "stopping", "code", "reason"),
+    [
+        (NOTHING_YET, False, "loading_model", "No instance is ready yet: 0 is starting."),
+        (snapshot_of(models=()), False, "loading_model", "No instance is ready yet: none has been started."),
+        (snapshot_of(models=(), hopeless="the model is no good"), False, "no_instances", "the model is no good"),
+        (NOTHING_YET, True, "shutting_down", "shutting down"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/demo"])
+async def test_while_no_model_is_known_that_is_said_and_no_empty_list_is_sent(
+    supply: Supply, pages: Asking, path: str, snapshot: Snapshot, *, stopping: bool, code: str, reason: str
+) -> None:
+    supply.snapshot = snapshot
+    if stopping:
+        supply.stopping.begin()
+    answer = await pages.get(path)
+    error = (await answer.json())["error"]
+    assert (answer.status, error["code"]) == (503, code)
+    assert reason in error["message"]
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+
+
+async def test_a_model_that_is_known_is_named_also_while_nobody_serves_it(supply: Supply, pages: Asking) -> None:
+    supply.snapshot = snapshot_of(replace(UPSTREAM, state=State.BACKOFF))
+    assert (await (await pages.get("/v1/models")).json())["data"] == [{"id": "demo", "meta": {"n_ctx": 8192}}]
+
+
+MODELS = ({"id": "org/a b", "aliases": ["short", "50%25"]}, {"id": "other"}, {"id": 7, "aliases": "x"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("org/a%20b", "org/a b"),
+        ("org%2Fa%20b", "org/a b"),
+        ("short", "org/a b"),
+        ("50%25", "org/a b"),
+        ("other", "other"),
+        ("other?x=1", "other"),
+    ],
+)
+async def test_one_model_is_found_by_its_name_encoded_or_not(
+    supply: Supply, pages: Asking, asked: str, found: str
+) -> None:
+    supply.snapshot = snapshot_of(member("0"), models=MODELS)
+    answer = await pages.get(URL(f"/v1/models/{asked}", encoded=True))
+    model = await answer.json()
+    assert (answer.status, model["id"], model["context_length"]) == (200, found, 2048)
+    assert (await pages.head(URL(f"/v1/models/{asked}", encoded=True))).status == 200
+
+
+@pytest.mark.parametrize(
+    "asked", ["no", "org", "a%20b", "7", "x", "", "other/", "..%2fother", "%00", "%ff", "other%2f.."]
+)
+async def test_one_that_there_is_not_is_not_found(supply: Supply, pages: Asking, asked: str) -> None:
+    supply.snapshot = snapshot_of(member("0"), models=MODELS)
+    answer = await pages.get(URL(f"/v1/models/{asked}", encoded=True))
+    error = (await answer.json())["error"]
+    assert (answer.status, error["type"]) == (404, "invalid_request_error")
+    assert (error["code"], error["param"]) == (("model_not_found", "model") if asked else ("not_found", None))
+
+
+async def test_a_model_takes_only_get_and_head(pages: Asking) -> None:
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        answer = await pages.request(method, "/v1/models/demo")
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
 def test_a_model_is_shown_as_the_engine_has_it_where_no_context_is_known() -> None:
@@ -92,6 +165,9 @@ def test_only_where_every_member_is_an_upstream_are_the_models_theirs() -> None:
     assert only_upstreams(snapshot_of(UPSTREAM, replace(UPSTREAM, id="u1")))
     assert not only_upstreams(snapshot_of(UPSTREAM, member("0")))
     assert not only_upstreams(snapshot_of())
+    away = replace(UPSTREAM, state=State.STARTING)
+    assert not only_upstreams(snapshot_of(away))  # whoever asked it would wait
+    assert only_upstreams(snapshot_of(away, replace(UPSTREAM, id="u1")))
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/slots", "/metrics", "/v1/models"])
