@@ -156,9 +156,7 @@ class Savings:
             self._suspects.discard(saved.name)
             return restored.seconds
         logger.warning("instance %s: a saved conversation is not used: %s", upstream.instance, restored.sentence)
-        if (
-            restored.fault is Fault.NO_ANSWER and saved.name not in self._suspects
-        ):  # it may have died by chance
+        if restored.fault is Fault.NO_ANSWER and saved.name not in self._suspects:  # it may have died by chance
             self._suspects.add(saved.name)
             return NotRead(again=True)
         await self.delete(saved)
