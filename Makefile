@@ -22,7 +22,8 @@ SOURCES := proxy instances tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-aiohttp check lint format types imports setup lock build smoke clean \
-  fuzz fuzz-load laboratory bench bench-peers bench-engines bench-instructions bench-memory chaos chaos-kill chaos-soak \
+  fuzz fuzz-load laboratory bench bench-peers bench-engines bench-instructions bench-memory bench-conversations \
+  chaos chaos-kill chaos-soak \
   engines-llama-server engines-mlx-lm
 
 help: ## this list
@@ -79,6 +80,9 @@ bench-peers: $(READY) ## install the peers that are Python packages, and what dr
 
 bench-engines: $(READY) ## through slotproxy against direct, on real engines
 	@exec $(BIN)/python -m tests.benchmarks.engines $(ARGS)
+
+bench-conversations: $(READY) ## conversations on real engines, beside HAProxy and what was promised, an hour or two
+	@exec $(BIN)/python -m tests.conversations $(ARGS)
 
 bench-instructions: $(READY) ## machine instructions per event and per request, against docs/performance.md
 	@exec $(BIN)/python -m tests.benchmarks.instructions $(ARGS)

@@ -312,9 +312,11 @@ class Affinity:
             self.figures.read.observe(seconds / saved.size)
         self.holdings.lose_first(turn.member)
 
-    def not_restored(self, turn: Turn) -> None:
-        """What was saved cannot be read: it is forgotten, and whatever the slot held is lost, too."""
-        if turn.restore is not None:
+    def not_restored(self, turn: Turn, *, again: bool) -> None:
+        """What was saved was not read, and whatever the slot held is lost. It is forgotten, unless it may be tried
+        `again`.
+        """
+        if turn.restore is not None and not again:
             self.holdings.unsave(turn.restore)
         self.holdings.lose_first(turn.member)
         self.left_as_it_is(turn)

@@ -6,13 +6,13 @@ it, without looking at the others, and forgets the ones that were used longest a
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from slotproxy.instances.slots.claim import NO_PREFIX, Claim, Prefix
 
 MOST_RECORDS = 4096
-MOST_BLOCKS = 131_072  # of all records: some 32 MiB
+MOST_BLOCKS = 65_536  # of all records: some 10 MiB
 CHANGING = 256  # bytes by which a system prompt changes in length from one turn to the next
 GREETING = 256  # bytes of a first message with which many conversations may begin
 MOST_MATCHES = 64  # records that are looked at for one prompt
@@ -35,8 +35,49 @@ class Record:
         return f"<Record {self.principal!r} {self.session!r}, {self.tokens} tokens, {self.turns} turns>"
 
 
-Holders = dict[int, dict[Record, None]]
-"""By the number of a block: the conversations that have it, the latest last."""
+class Holders:
+    """By the number of a block: the conversations that have it."""
+
+    __slots__ = ("_by_number",)
+
+    def __init__(self) -> None:
+        # Most blocks belong to one conversation, and there are many of them: a dict of one each would take ten times
+        # the memory.
+        self._by_number: dict[int, Record | dict[Record, None]] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._by_number
+
+    def of(self, number: int) -> Sequence[Record]:
+        """The latest last; none if nobody has it."""
+        found = self._by_number.get(number)
+        if found is None:
+            return ()
+        return (found,) if isinstance(found, Record) else tuple(found)
+
+    def count(self, number: int) -> int:
+        found = self._by_number.get(number)
+        if found is None:
+            return 0
+        return 1 if isinstance(found, Record) else len(found)
+
+    def add(self, number: int, record: Record) -> None:
+        found = self._by_number.get(number)
+        if found is None:
+            self._by_number[number] = record
+        elif isinstance(found, dict):
+            found[record] = None
+        elif found is not record:
+            self._by_number[number] = {found: None, record: None}
+
+    def remove(self, number: int, record: Record) -> None:
+        found = self._by_number.get(number)
+        if isinstance(found, dict):
+            found.pop(record, None)
+            if len(found) == 1:
+                (self._by_number[number],) = found
+        elif found is record:
+            del self._by_number[number]
 
 
 class Match(NamedTuple):
@@ -57,8 +98,8 @@ class Index:
         self._records: OrderedDict[Record, None] = OrderedDict()  # the one used longest ago first
         self._sessions: dict[tuple[str, str], Record] = {}  # the latest of each: sub-agents have that of their agent
         self._names: dict[Record, set[tuple[str, str]]] = {}  # the sessions of which a record is the latest
-        self._holders: Holders = {}
-        self._turns: Holders = {}  # the same from the first message of the user on
+        self._holders = Holders()
+        self._turns = Holders()  # the same from the first message of the user on
         self._blocks = 0
 
     def __len__(self) -> int:
@@ -118,9 +159,7 @@ class Index:
         """The conversation of its session that was asked last; None: it names none, or a new one."""
         return None if claim.session is None else self._sessions.get((claim.principal, claim.session))
 
-    def _levels(
-        self, numbers: tuple[int, ...], holders: dict[int, dict[Record, None]]
-    ) -> Iterator[tuple[int, dict[Record, None]]]:
+    def _levels(self, numbers: tuple[int, ...], holders: Holders) -> Iterator[tuple[int, Sequence[Record]]]:
         """The deepest block that any record has, then each above it that more records have."""
         low, high = 0, len(numbers)
         while low < high:  # every block up to the deepest is there
@@ -131,12 +170,11 @@ class Index:
                 high = middle
         depth = low - 1
         while depth >= 0:
-            records = holders[numbers[depth]]
-            yield depth, records
-            low, high, count = 0, depth, len(records)
+            yield depth, holders.of(numbers[depth])
+            low, high, count = 0, depth, holders.count(numbers[depth])
             while low < high:  # the nearest above that more of them have
                 middle = (low + high) // 2
-                if len(holders[numbers[middle]]) > count:
+                if holders.count(numbers[middle]) > count:
                     low = middle + 1
                 else:
                     high = middle
@@ -165,9 +203,8 @@ class Index:
         return ends[low - 1] if low else 0
 
     def _sent_by_two(self, number: int) -> bool:
-        holders = iter(self._holders[number])
-        first = next(holders).principal
-        return any(record.principal != first for record in holders)
+        first, *others = self._holders.of(number)
+        return any(record.principal != first.principal for record in others)
 
     # learning
 
@@ -219,7 +256,7 @@ class Index:
         prefix = record.prefix
         for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
             for number in numbers:
-                holders.setdefault(number, {})[record] = None
+                holders.add(number, record)
             self._blocks += len(numbers)
 
     def _leave(self, record: Record) -> None:
@@ -227,10 +264,7 @@ class Index:
         record.prefix = NO_PREFIX
         for numbers, holders in ((prefix.numbers, self._holders), (prefix.turn_numbers, self._turns)):
             for number in numbers:
-                records = holders[number]
-                records.pop(record, None)
-                if not records:
-                    del holders[number]
+                holders.remove(number, record)
             self._blocks -= len(numbers)
 
 

@@ -36,6 +36,13 @@ class NotKept:
     """It is not, for the reason that was said."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRead:
+    """It was not restored, for the reason that was said. `again`: it is still there, and may be tried once more."""
+
+    again: bool
+
+
 class Savings:
     """Closed until `open`. `gone` is told the names of files that are no longer there."""
 
@@ -47,6 +54,7 @@ class Savings:
         self._pause = Pause()
         self._gone = gone
         self._proven: dict[str, bool] = {}  # by build
+        self._suspects: set[str] = set()  # files for which an engine gave no answer
         self._is_open = self._is_ours = False
         self.memory = False  # the folder is in memory: what is saved there counts as memory in use
 
@@ -134,21 +142,27 @@ class Savings:
             return NotKept()
         return Kept(saved=saved, seconds=written.seconds)
 
-    async def restore(self, upstream: Upstream, kv: Kv, saved: Saved) -> float | NotKept:
+    async def restore(self, upstream: Upstream, kv: Kv, saved: Saved) -> float | NotRead:
         """Over whatever the slot of `upstream` holds; the seconds it took. What cannot be restored is deleted."""
         if self._store.find(saved.name) is not saved:
-            return NotKept()
+            return NotRead(again=False)
         if not await self._folder.intact(saved):
             logger.warning("a saved conversation is not used: its file is not the one that was saved")
             await self.delete(saved)
-            return NotKept()
+            return NotRead(again=False)
         self._store.touch(saved.name)
         restored = await self._kv.restore(upstream, kv, saved.name)
-        if isinstance(restored, KvFailed):
-            logger.warning("instance %s: a saved conversation is not used: %s", upstream.instance, restored.sentence)
-            await self.delete(saved)
-            return NotKept()
-        return restored.seconds
+        if not isinstance(restored, KvFailed):
+            self._suspects.discard(saved.name)
+            return restored.seconds
+        logger.warning("instance %s: a saved conversation is not used: %s", upstream.instance, restored.sentence)
+        if (
+            restored.fault is Fault.NO_ANSWER and saved.name not in self._suspects
+        ):  # it may have died by chance
+            self._suspects.add(saved.name)
+            return NotRead(again=True)
+        await self.delete(saved)
+        return NotRead(again=False)
 
     async def delete(self, saved: Saved) -> None:
         """It is of no use any longer."""
@@ -156,6 +170,7 @@ class Savings:
         await self._delete((saved.name,))
 
     async def _delete(self, names: tuple[str, ...]) -> None:
+        self._suspects.difference_update(names)
         for name in names:
             self._gone(name)
         if names:

@@ -13,7 +13,7 @@ from typing import Any
 
 from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, Turn
 from slotproxy.instances.conversations.holdings import Held
-from slotproxy.instances.conversations.savings import Kept, NotKept, Savings
+from slotproxy.instances.conversations.savings import Kept, NotRead, Savings
 from slotproxy.instances.profiles import fingerprint
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Kv
@@ -23,6 +23,7 @@ from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
+SLACK = 8  # tokens: of what an engine says of an answer and of its slot, the last ones may be in one and not the other
 QUIET = 1.0  # seconds in which nobody wanted the slot, before a save that had to wait
 
 
@@ -155,8 +156,8 @@ class Turns:
             self._affinity.left_as_it_is(turn)
             return
         seconds = await self._savings.restore(upstream, engine.kv, saved)
-        if isinstance(seconds, NotKept):
-            self._affinity.not_restored(turn)
+        if isinstance(seconds, NotRead):
+            self._affinity.not_restored(turn, again=seconds.again)
         else:
             self._affinity.restored(turn, seconds)
 
@@ -181,6 +182,10 @@ class Turns:
         record = held.record
         kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
         if not isinstance(kept, Kept):
+            return False
+        if abs(kept.saved.tokens - held.tokens) > SLACK:  # another request had the slot meanwhile
+            self._affinity.holdings.lose(upstream, record)
+            await self._savings.delete(kept.saved)
             return False
         before = self._affinity.holdings.saved(record)
         self._affinity.saved(held, kept.saved, kept.seconds)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         import xllamacpp  # here: --help needs no engine
 
-        params = _parameters(xllamacpp, arguments[checking:])
+        params = parameters(xllamacpp, arguments[checking:])
         if not checking and not params.model.path:
             raise ArgumentError("--model is missing")
     except ImportError:
@@ -69,7 +69,7 @@ def _serve(xllamacpp: Any, params: Any) -> int:
     return 0
 
 
-def _parameters(xllamacpp: Any, arguments: Sequence[str]) -> Any:
+def parameters(xllamacpp: Any, arguments: Sequence[str]) -> Any:
     """`CommonParams` of one server. `Any`: the wheel has no type information. Raises ArgumentError."""
     params = xllamacpp.CommonParams()
     for setting in (*llama_arguments.settings(DEFAULTS), *llama_arguments.settings(arguments)):

@@ -118,7 +118,7 @@ async def prepare(settings: SupplySettings, facts: ModelFacts) -> Launch:
         profile=modes.applied(profile, own),
         program=found,
         model=facts.path if facts.kind == "name" else facts.path.absolute(),
-        name=facts.name,
+        name=own_arguments.model_name(profile, own) or facts.name,
         ctx=context.wanted(profile, settings.ctx_size, facts.context, overridden=bool(settings.engine_args)),
         threads=threads(settings),
         trained=facts.context,
@@ -132,7 +132,7 @@ async def _judged(profile: Profile, program: tuple[str, ...], own: tuple[str, ..
     """The engine's --help, as far as anything needs it. Raises ConfigurationError where it does not take `own`."""
     sentence = await detection.objection(profile, program, own)
     if sentence is not None:
-        raise ConfigurationError(f"what follows -- is not for this engine: {sentence}")
+        raise ConfigurationError(f"{profile.name} does not take what follows --: {sentence.rpartition('error: ')[2]}")
     shown = await detection.help_text(profile, program, wanted=bool(own) and profile.check is None)
     own_arguments.check_known(profile, own, shown)
     return shown

@@ -38,12 +38,19 @@ _SHOWN = re.compile(r"(?<![\w-])--?[A-Za-z][\w.-]*")
 def check(profile: Profile, given: Sequence[str]) -> None:
     """Raises ConfigurationError where the user's own arguments are not theirs to set."""
     chosen = [argument for options in profile.options for argument in (*options.args, *options.otherwise)]
-    sentence = refusal(given, [*profile.args, *chosen], profile.reserved)
+    ours = [argument for argument in given if argument.partition("=")[0] not in profile.names]
+    sentence = refusal(ours, [*profile.args, *chosen], profile.reserved)
     ending = next((argument for argument in given if argument in ENDING), None)
     if sentence is None and ending is not None:
         sentence = f"{ending} after -- makes {profile.name} print something and end: it would never serve"
     if sentence is not None:
         raise ConfigurationError(sentence)
+
+
+def model_name(profile: Profile, given: Sequence[str]) -> str | None:
+    """What the user's own arguments call the model, of several names the first; None: they do not name it."""
+    said = [value for flag, value in _pairs(given) if flag in profile.names]
+    return said[-1].partition(",")[0].strip() or None if said else None
 
 
 def check_known(profile: Profile, given: Sequence[str], help_text: str) -> None:

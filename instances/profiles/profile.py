@@ -185,6 +185,7 @@ class Profile(_Table, frozen=True, kw_only=True):
     batching: Batching | None = None
     kv: Kv = Kv()
     fatal: tuple[Fatal, ...] = ()
+    names: tuple[str, ...] = ()  # arguments of the user's that say what the model is called
     reserved: dict[str, str] = {}  # arguments a user may not add, and the option of slotproxy to use instead
 
     @property

@@ -141,11 +141,18 @@ class Line:
     def ahead_of_newcomer(self, claim: Claim, now: float) -> Ahead:
         """What would be served before a ticket that joined now, were there room for it."""
         nobody = -1  # a ticket that is not given to anybody
+        self._unit(now)  # levels are of now
+        known = self._levels.known.get(claim.principal)
+        level = 0.0 if known is None else known.level
         self._add(nobody, claim, now)
         try:
             return self.ahead(nobody, now)
         finally:
             self._remove(self._waiting[nobody])
+            if known is None:
+                del self._levels.known[claim.principal]
+            else:
+                known.level = level
 
     def position(self, ticket: int, now: float) -> int:
         """How many are served before a ticket that waits."""

@@ -297,7 +297,7 @@ def test_a_conversation_that_could_not_be_read_is_not_tried_again() -> None:
     assert taken is not None
     ticket, _, turn = taken
     assert turn.restore is not None
-    bench.affinity.not_restored(turn)
+    bench.affinity.not_restored(turn, again=False)
     assert turn.result is Result.SPILL
     bench.affinity.failed(turn)
     bench.pool.leave(ticket)

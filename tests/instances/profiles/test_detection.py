@@ -123,3 +123,21 @@ async def test_an_engine_whose_help_does_not_end_is_taken_for_a_new_one(
     monkeypatch.setattr(detection, "HELP_TIMEOUT", 0.05)
     program = (engine(tmp_path / "engine", "exec sleep 60"),)
     assert "--load-mode" in await detection.help_text(catalog.load("llama-server"), program)
+
+
+async def test_an_engine_that_judges_its_arguments_is_asked(tmp_path: Path) -> None:
+    profile = msgspec.structs.replace(catalog.load("embedded"), check="--judge")
+    program = (engine(tmp_path / "judge", 'echo noise >&2; echo "bad: $*" >&2; exit ${STATUS:-2}'),)
+    assert await detection.objection(profile, program, ("-x", "y")) == "bad: --judge -x y"
+    assert await detection.objection(profile, program, ()) is None
+    assert await detection.objection(catalog.load("llama-server"), program, ("-x",)) is None
+
+
+async def test_another_exit_status_is_no_objection(tmp_path: Path) -> None:
+    program = (engine(tmp_path / "broken", "echo broken >&2; exit 1"),)
+    assert await detection.objection(catalog.load("embedded"), program, ("-x",)) is None
+
+
+async def test_a_subcommand_is_asked_for_its_own_help(tmp_path: Path) -> None:
+    program = (engine(tmp_path / "vllm", 'echo "$@"'),)
+    assert await detection.help_text(catalog.load("vllm"), program, wanted=True) == "serve --help\n"

@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xllamacpp
 
 from slotproxy.instances.aftercare import Aftercare
+from slotproxy.instances.errors import ConfigurationError
 from slotproxy.instances.failures import Cause
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.memory.process_tree import read_tree
+from slotproxy.instances.models import model as model_file
 from slotproxy.instances.processes import ports
-from slotproxy.instances.profiles import catalog, selection
-from slotproxy.instances.profiles.embedded import main
+from slotproxy.instances.profiles import catalog, launch, selection
+from slotproxy.instances.profiles.embedded import CHECK, main, parameters
 from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.llama_arguments import KNOWN
+from slotproxy.instances.profiles.llama_options import OPTIONS
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.running.probe import Probe
+from slotproxy.instances.running.probe import Probe, resolve
+from slotproxy.instances.settings import SupplySettings
 from slotproxy.instances.slots.leases import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
@@ -198,6 +204,110 @@ async def test_a_taken_port_is_left_for_another(
 async def test_an_unknown_argument_is_the_reason_it_does_not_start(world: World, demo_model: Path) -> None:
     instance = await world.started(embedded(demo_model, "--bogus"))
     assert "unrecognized arguments: --bogus" in instance.status.reason
+
+
+SAMPLES = (
+    *("1", "0", "on", "x", "f16", "mean", "none", "mmap", "auto", "layer", "linear", "isolate", "greedy", "0x3", "0-3"),
+    *("1+1", "draft-mtp", "{}", "CPU", "a=CPU", 'root ::= "a"'),
+)
+
+
+@pytest.mark.parametrize("flag", sorted(flag for option in OPTIONS for flag in option.flags))
+def test_the_wheel_has_a_setting_for_every_option(flag: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("{}")
+    values = (*SAMPLES, str(file), f"{file}:0.5") if KNOWN[flag].hint else ("",)
+    arguments = [[CHECK, flag, value] if KNOWN[flag].hint else [CHECK, flag] for value in values]
+    assert any(main(each) == 0 for each in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lora", "/nowhere"], "--lora /nowhere cannot be read: No such file or directory"),
+        (["--override-tensor", "a=junk"], "--override-tensor is refused by llama.cpp: unknown buffer type"),
+        (["--json-schema", "{"], "--json-schema is refused by llama.cpp"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_it_judges_its_arguments_without_a_model(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([CHECK, *arguments]) == 2
+    assert f"embedded: error: {said}" in capsys.readouterr().err
+
+
+def test_options_that_add_up_are_all_kept(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "b").touch()
+    given = ["--lora", str(tmp_path / "a"), "--lora-scaled", f"{tmp_path / 'b'}:0.5", "-c", "1", "-c", "2"]
+    params = parameters(xllamacpp, given)
+    assert [(Path(each.path).name, each.scale) for each in params.lora_adapters] == [("a", 1.0), ("b", 0.5)]
+    assert params.n_ctx == 2
+
+
+def test_what_an_instance_needs_holds_unless_it_is_said_otherwise() -> None:
+    params = parameters(xllamacpp, ["--cache-ram", "9"])
+    assert params.load_mode == xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
+    assert (params.no_extra_bufts, params.fit_params, params.cache_ram_mib, params.ui) == (True, False, 9, False)
+    assert params.cors_origins == "*"
+    assert parameters(xllamacpp, ["--tools", "all"]).cors_origins == "localhost"
+
+
+async def prepared(model: Path, *own: str) -> Launch:
+    """As slotproxy itself makes it of what follows `--`."""
+    settings = SupplySettings(
+        model=model, engine="embedded", engine_args=own, ctx_size=1024, state_dir=model.parent / "unused"
+    )
+    return await launch.prepare(settings, model_file.check(model))
+
+
+@pytest.mark.parametrize(
+    ("own", "path", "body", "pointer"),
+    [
+        (["--embeddings"], "/v1/embeddings", {"input": "the sea is cold " * 120}, "/data/0/embedding/0"),
+        (["--reranking"], "/v1/rerank", {"query": "a", "documents": ["b"]}, "/results/0/relevance_score"),
+        (
+            ["--chat-template", "chatml", "--jinja", "-fa", "on", "-ctk", "q8_0"],
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4},
+            "/choices/0/message/content",
+        ),
+    ],
+)
+async def test_what_follows_the_dashes_makes_it_another_server(
+    world: World, demo_model: Path, own: list[str], path: str, body: dict[str, Any], pointer: str
+) -> None:
+    instance = await world.started(await prepared(demo_model, *own))
+    assert instance.status.state is State.READY, instance.status.reason
+    answer = await world.probe.ask(upstream_of(instance), path, body=body)
+    assert answer is not None
+    assert resolve(answer.document(), pointer) is not None, answer.body[:300]
+
+
+async def test_the_users_alias_is_the_models_name(world: World, demo_model: Path) -> None:
+    instance = await world.started(await prepared(demo_model, "--alias", "mine"))
+    assert instance.models[0]["id"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (["--cache-typ-k", "x"], "^embedded does not take what follows --: .*; did you mean --cache-type-k[?]$"),
+        (["-ngl", "many"], "^embedded does not take what follows --: -ngl needs a whole number, not 'many'$"),
+        (["--mmproj", "nowhere.gguf"], "^--mmproj nowhere.gguf after -- does not exist$"),
+    ],
+)
+async def test_a_wrong_argument_is_said_before_anything_is_started(demo_model: Path, own: list[str], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        await prepared(demo_model, *own)
+
+
+async def test_an_adapter_that_is_none_is_not_tried_again(world: World, demo_model: Path) -> None:
+    instance = await world.started(await prepared(demo_model, "--lora", str(demo_model)))
+    assert world.states() == [State.STARTING, State.BACKOFF, State.FAILED]
+    assert instance.status.failure is not None
+    assert instance.status.failure.cause is Cause.ARGUMENTS
 
 
 def test_without_the_wheel_it_says_what_to_install(

@@ -64,3 +64,68 @@ def test_several_slots_in_one_of_several_instances_are_refused() -> None:
     for name, flag in (("llama-server", "-np"), ("embedded", "--parallel"), ("vllm", "--max-num-seqs")):
         with pytest.raises(ConfigurationError, match="give --instances before --"):
             own_arguments.check(catalog.load(name), [flag, "4"])
+
+
+HELP = """usage: engine [--model FILE] [--port=N]
+  -m, --model FILE   --host H  --port N  --ctx-size N --parallel N  --slot-save-path P --alias S  --threads N
+  --metrics  --load-mode M  -ctk, --cache-type-k TYPE   --[no-]warm   -O LEVEL
+"""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--cache-type-k", "q8_0"],
+        ["--cache_type_k=q8_0"],
+        ["-ctk", "x"],
+        ["--no-warm"],
+        ["--warm"],
+        ["-O3"],
+        ["--cache-type"],  # an abbreviation, which some engines take
+        ["--load-mode.part", "1"],
+        ["value", "-1", "- x"],
+    ],
+)
+def test_what_the_help_names_may_be_given(given: list[str]) -> None:
+    own_arguments.check_known(catalog.load("llama-server"), given, HELP)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--cache-typ-k", "q8_0"], "llama-server has no option --cache-typ-k: did you mean --cache-type-k?"),
+        (["--warm", "--qqqqqqqq=1"], "llama-server has no option --qqqqqqqq: its --help lists those it has"),
+        (["-zz"], "llama-server has no option -zz: its --help lists those it has"),
+    ],
+)
+def test_what_the_help_does_not_name_is_refused_with_the_nearest(given: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        own_arguments.check_known(catalog.load("llama-server"), given, HELP)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("help_text", ["", "--model only", HELP.replace("--metrics", "")])
+def test_a_help_that_does_not_name_our_own_options_is_not_the_whole_list(help_text: str) -> None:
+    own_arguments.check_known(catalog.load("llama-server"), ["--bogus"], help_text)
+
+
+@pytest.mark.parametrize("given", [["--help"], ["--jinja", "-h"], ["--version"]])
+def test_an_argument_that_ends_the_engine_is_refused(given: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="would never serve"):
+        own_arguments.check(catalog.load("llama-server"), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ([], None),
+        (["--alias", "x"], "x"),
+        (["-a", "x"], "x"),
+        (["--alias=x, y"], "x"),
+        (["-a", "x", "--alias", "y"], "y"),
+    ],
+)
+def test_the_users_own_name_of_the_model_counts(given: list[str], name: str | None) -> None:
+    profile = catalog.load("embedded")
+    own_arguments.check(profile, given)
+    assert own_arguments.model_name(profile, given) == name
