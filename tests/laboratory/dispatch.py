@@ -21,7 +21,7 @@ NO_TURN = -1
 
 
 class Given(NamedTuple):
-    """A turn, by its place in the trace, has the slot of `engine`; NO_TURN: the slot is to be saved, and that is all."""
+    """A turn, by its place in the trace, has the slot of `engine`; NO_TURN: the slot is to be saved and no more."""
 
     number: int
     engine: int
