@@ -235,7 +235,9 @@ class Pool(Generic[M]):
 
     @property
     def next_expiry(self) -> float | None:
-        """When the next of those that hold out no longer does; None: nobody holds out."""
+        """When the next of those that hold out beside a free slot no longer does; None: nobody does."""
+        if not self.has_free_slot:
+            return None
         return min((one.until for one in self._queue.values() if one.awaits is not None), default=None)
 
     def add(self, member: M, slots: int = 1, *, overflow: bool = False, now: float = 0.0) -> list[Grant[M]]:
