@@ -7,6 +7,7 @@ would delay somebody for longer than he would notice; then as soon as nobody wan
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -107,7 +108,11 @@ class Turns:
         """Restore what was saved of its conversation. Whoever is cancelled here leaves the rest to the task: the slot
         is released when that is over.
         """
-        await asyncio.shield(self._hold(lease, self._restore(lease)))
+        task = self._begin(lease, self._restore(lease))
+        if task is None:
+            self._affinity.left_as_it_is(lease.turn)
+        else:
+            await asyncio.shield(task)
 
     def answered(self, lease: Lease, answered: Answered) -> None:
         """Learn from it; release the lease, or save the conversation first."""
@@ -118,18 +123,23 @@ class Turns:
         )  # fmt: skip
         held = self._to_be_saved(upstream)
         if held is not None and self._is_time_to_save(held):
-            self._hold(lease, self._save(upstream, held))
+            self._begin(lease, self._save(upstream, held))
         elif held is not None:
             self._save_later(upstream)
         self._leases.warm(upstream, self._affinity.warmth(upstream))
         lease.release()
 
-    def _hold(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        """Begin what has to be over before the lease is released."""
-        assert self._tasks is not None
-        task = self._tasks.create_task(_logged(work))
-        lease.hold_for(task)
-        return task
+    def _begin(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
+        """Begin what has to be over before the lease is released; None: it is not begun, as all is coming to its end."""
+        logged = _logged(work)
+        if self._tasks is not None and not self._closed:
+            with suppress(RuntimeError):  # of a task group that is being cancelled
+                task = self._tasks.create_task(logged)
+                lease.hold_for(task)
+                return task
+        logged.close()
+        work.close()
+        return None
 
     # restoring
 
@@ -208,7 +218,7 @@ class Turns:
         if lease is None:
             self._save_later(upstream)
         else:
-            self._hold(lease, self._save(upstream, held))
+            self._begin(lease, self._save(upstream, held))
             lease.release()
 
 
