@@ -162,7 +162,7 @@ class Turns:
     async def _read(self, upstream: Upstream, turn: Turn) -> None:
         engine = self._engines.get(upstream)
         saved = None if turn.restore is None else self._affinity.holdings.saved(turn.restore)
-        if engine is None or saved is None:
+        if engine is None or saved is None or saved.build != engine.build:  # it may have been saved anew meanwhile
             self._affinity.left_as_it_is(turn)
             return
         seconds = await self._savings.restore(upstream, engine.kv, saved)
@@ -174,9 +174,17 @@ class Turns:
     # saving
 
     def _to_be_saved(self, upstream: Upstream) -> Held | None:
-        if self._closed or upstream not in self._engines or not self._savings.may_save():
+        if not self._may_save(upstream) or self._had_others(upstream):
             return None
         return self._affinity.to_be_saved(upstream)
+
+    def _may_save(self, upstream: Upstream) -> bool:
+        return not self._closed and upstream in self._engines and self._savings.may_save()
+
+    def _had_others(self, upstream: Upstream) -> bool:
+        """Whether its slot had another request after the conversation that it is known to have worked on last."""
+        last = self._leases.last_grant(upstream)
+        return last is not None and last != self._affinity.holdings.home(upstream).grant
 
     def _is_time_to_save(self, held: Held) -> bool:
         """Whether nobody who waits, or is about to come, is delayed for longer than he would notice."""
@@ -186,10 +194,9 @@ class Turns:
 
     async def _save(self, upstream: Upstream, held: Held) -> bool:
         """Whether it is saved now."""
-        engine = self._engines.get(upstream)
-        if engine is None:
+        if not self._may_save(upstream):
             return False
-        record = held.record
+        engine, record = self._engines[upstream], held.record
         kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
         if not isinstance(kept, Kept):
             return False
