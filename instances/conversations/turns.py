@@ -130,7 +130,7 @@ class Turns:
         lease.release()
 
     def _begin(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
-        """Begin what has to be over before the lease is released; None: it is not begun, as all is coming to its end."""
+        """Begin what has to be over before the lease is released; None: it is not begun, everything is being ended."""
         logged = _logged(work)
         if self._tasks is not None and not self._closed:
             with suppress(RuntimeError):  # of a task group that is being cancelled
@@ -174,12 +174,12 @@ class Turns:
     # saving
 
     def _to_be_saved(self, upstream: Upstream) -> Held | None:
-        if not self._may_save(upstream) or self._had_others(upstream):
-            return None
-        return self._affinity.to_be_saved(upstream)
+        held = self._affinity.to_be_saved(upstream) if upstream in self._engines else None
+        return None if held is None or self._had_others(upstream) or not self._may_save(upstream, held) else held
 
-    def _may_save(self, upstream: Upstream) -> bool:
-        return not self._closed and upstream in self._engines and self._savings.may_save()
+    def _may_save(self, upstream: Upstream, held: Held) -> bool:
+        engine = self._engines.get(upstream)
+        return not self._closed and engine is not None and self._savings.may_save(engine.build, held.tokens)
 
     def _had_others(self, upstream: Upstream) -> bool:
         """Whether its slot had another request after the conversation that it is known to have worked on last."""
@@ -194,7 +194,7 @@ class Turns:
 
     async def _save(self, upstream: Upstream, held: Held) -> bool:
         """Whether it is saved now."""
-        if not self._may_save(upstream):
+        if not self._may_save(upstream, held):
             return False
         engine, record = self._engines[upstream], held.record
         kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
