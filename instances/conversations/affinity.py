@@ -20,6 +20,7 @@ from slotproxy.instances.slots.routing import Policy, Seat, Wait, busyness, with
 BESIDE, DOUBTFUL = 0.8, 0.2  # of what an engine holds beside its slot, or perhaps holds, so much is counted on
 HALF_LIFE = 300.0  # seconds after which a conversation goes on half as likely
 LONGEST_DELAY = 0.05  # seconds a client may be delayed so that another's conversation is saved
+SMALL_SHARE = 0.05  # of what it is spared by that: so much it may be delayed, too
 MARGIN = 0.02  # seconds by which another way has to be better
 
 
@@ -147,7 +148,19 @@ class Affinity:
         """Tokens of the prompt that are in what was computed of `prefix`, of which there are `tokens`."""
         blocks = common(claim.prefix.numbers, prefix.numbers)
         size = min(claim.prefix.ends[blocks - 1], match.size) if blocks else 0
-        return min(tokens, size / self.figures.text.value)
+        alike = size / self.figures.text.value
+        if match.continues:
+            alike = max(alike, self.figures.beyond.value * self._beyond(claim.prefix, prefix))
+        return min(tokens, alike)
+
+    def _beyond(self, one: Prefix, other: Prefix) -> float:
+        """Tokens that two turns of a conversation have in common if what comes before its first message does not count:
+        a line there may change with every turn, and the engine leave it out.
+        """
+        blocks = common(one.turn_numbers, other.turn_numbers)
+        if not blocks or common(one.numbers, other.numbers) >= blocks:
+            return 0.0
+        return (one.size - one.turn_ends[-1] + one.turn_ends[blocks - 1]) / self.figures.text.value
 
     def _way(self, seat: Seat, look: _Look, now: float) -> Way:
         home = self.holdings.home(seat.member)
@@ -173,7 +186,7 @@ class Affinity:
         keep: Record | None = None
         if first is not None and first.record is not record and self._has_to_be_kept(first):
             cost = figures.saving(first.tokens)
-            if cost > LONGEST_DELAY:
+            if cost > max(LONGEST_DELAY, SMALL_SHARE * figures.computing(stored - direct.have)):
                 return None
             keep, seconds = first.record, seconds + cost
         if seconds + MARGIN > direct.seconds:
@@ -289,10 +302,13 @@ class Affinity:
         held = dict(self.holdings.places(turn.record)).get(turn.member)
         if held is None or turn.restore is not None:
             return
+        beyond = self._beyond(turn.claim.prefix, held.prefix)
         blocks = common(turn.claim.prefix.numbers, held.prefix.numbers)
         size = turn.claim.prefix.ends[blocks - 1] if blocks else 0
         expected = min(held.tokens, size / self.figures.text.value)
-        if expected >= LEAST:
+        if beyond >= expected + LEAST:
+            self.figures.beyond.observe(min(1.0, cached / beyond))
+        elif expected >= LEAST:
             self.holdings.correct(turn.member, turn.record, had=cached >= expected / 2)
 
     def _leave(self, turn: Turn) -> bool:

@@ -19,7 +19,7 @@ from slotproxy.instances.profiles import fingerprint
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Kv
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Turns:
         if await self._savings.is_proven(upstream, kv, build):
             self._engines[upstream] = _Engine(kv=kv, build=build)
             self._affinity.add(upstream, build)
-            self._leases.keeps_conversations = True
+            self._leases.keep_conversations()
         else:
             self._affinity.add(upstream)
 
@@ -104,7 +104,7 @@ class Turns:
 
     # turns: leases.UpstreamOwner
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         """Restore what was saved of its conversation. Whoever is cancelled here leaves the rest to the task: the slot
         is released when that is over.
         """
@@ -114,7 +114,7 @@ class Turns:
         else:
             await asyncio.shield(task)
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         """Learn from it; release the lease, or save the conversation first."""
         upstream, turn = lease.upstream, lease.turn
         self._affinity.ended(
@@ -129,7 +129,7 @@ class Turns:
         self._leases.warm(upstream, self._affinity.warmth(upstream))
         lease.release()
 
-    def _begin(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
+    def _begin(self, lease: KnownLease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
         """Begin what has to be over before the lease is released; None: it is not begun, everything is being ended."""
         logged = _logged(work)
         if self._tasks is not None and not self._closed:
@@ -143,7 +143,7 @@ class Turns:
 
     # restoring
 
-    async def _restore(self, lease: Lease) -> None:
+    async def _restore(self, lease: KnownLease) -> None:
         turn: Turn = lease.turn
         upstream = lease.upstream
         if await self._is_free_to_be_restored(upstream, turn):

@@ -218,9 +218,16 @@ class Pool(Generic[M]):
         _await(waiting, None)
         return self._assign(now)
 
-    def is_charged(self, ticket: Ticket) -> bool:
-        """Whether the line wants to know what it cost."""
-        return ticket in self._charged
+    def release(self, ticket: Ticket) -> bool:
+        """Return a slot that was taken without a claim; whether somebody waits, to whom `expire` may give it.
+
+        Nothing happens the second time.
+        """
+        seat = self._leases.pop(ticket, None)
+        if seat is None:
+            return False
+        seat.leased -= 1
+        return bool(self._queue)
 
     def served(self, ticket: Ticket, tokens: float, now: float) -> None:
         """What a lease cost, see `principal.cost`."""
@@ -228,12 +235,14 @@ class Pool(Generic[M]):
         self.line.served(ticket, tokens, now)
 
     def expire(self, now: float) -> list[Grant[M]]:
-        """Those that have held out long enough take any slot, and those that no longer have a reason to."""
+        """Who gets what is free: by now some may have held out for long enough, or have no reason to any more."""
         return self._assign(now) if self._queue else []
 
     @property
     def next_expiry(self) -> float | None:
-        """When the next of those that hold out no longer does; None: nobody holds out."""
+        """When the next of those that hold out beside a free slot no longer does; None: nobody does."""
+        if not self.has_free_slot:
+            return None
         return min((one.until for one in self._queue.values() if one.awaits is not None), default=None)
 
     def add(self, member: M, slots: int = 1, *, overflow: bool = False, now: float = 0.0) -> list[Grant[M]]:

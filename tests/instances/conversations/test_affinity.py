@@ -195,10 +195,41 @@ def test_nothing_is_restored_over_what_takes_too_long_to_save() -> None:
     bench.whole(claim(SYSTEM, LONG), save=True)
     bench.whole(claim("t" * 2000, "two"))
     for _ in range(20):
-        bench.affinity.figures.write.observe(1e-6)  # half a second for its half a megabyte
+        bench.affinity.figures.write.observe(2e-6)  # a second for its half a megabyte: a fourteenth of what is spared
     taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
     assert taken is not None
     assert taken[2].restore is None
+
+
+def test_a_delay_that_is_a_small_share_of_what_it_spares_is_none() -> None:
+    bench = Bench("a", build="build")
+    bench.whole(claim(SYSTEM, LONG), save=True)
+    bench.whole(claim("t" * 2000, "two"))
+    for _ in range(20):
+        bench.affinity.figures.write.observe(1e-6)  # half a second, beside fourteen
+    first = bench.affinity.index.conversation(claim(SYSTEM, LONG, "answer", "two"))
+    assert first is not None
+    bench.affinity.holdings.lose("a", first)
+    taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
+    assert taken is not None
+    assert taken[2].way.keep is not None
+
+
+def test_a_line_that_changes_with_every_turn_does_not_send_a_conversation_elsewhere() -> None:
+    bench = Bench("ab")
+    home, _ = bench.whole(claim("billed 1" + SYSTEM, "agent " + LONG))
+    bench.whole(claim("t" * 2000, "other"))
+    after = claim("billed 2" + SYSTEM, "agent " + LONG, "answer", "two")
+    assert bench.whole(after, cached=1500) == (home, Result.HIT)
+    assert bench.affinity.figures.beyond.value > 0.9
+
+
+def test_an_engine_that_does_not_leave_such_a_line_out_is_believed_in_the_end() -> None:
+    bench = Bench("ab")
+    for number in range(20):
+        turns = [f"turn {turn}" for turn in range(number)]
+        bench.whole(claim(f"billed {number % 2}" + SYSTEM, "agent " + LONG, *turns), cached=3)
+    assert bench.affinity.figures.beyond.value < 0.1
 
 
 def test_a_new_conversation_is_given_the_beginning_that_it_shares() -> None:

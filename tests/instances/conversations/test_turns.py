@@ -18,7 +18,7 @@ from slotproxy.instances.conversations.turns import SLACK, Turns
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.upstream import Upstream
@@ -59,12 +59,12 @@ class Desk:
             engine.asked.clear()
             engine.restored.clear()
 
-    def lease(self, one: Claim) -> Lease:
+    def lease(self, one: Claim) -> KnownLease:
         lease = self.leases.at_once("POST", "/v1/chat/completions", claim=one)
-        assert lease is not None
+        assert isinstance(lease, KnownLease)
         return lease
 
-    def finish(self, lease: Lease, engine: StubEngine, *, cached: int = 0, saved: int | None = None) -> None:
+    def finish(self, lease: KnownLease, engine: StubEngine, *, cached: int = 0, saved: int | None = None) -> None:
         """The engine has answered; `saved`: tokens that its slot holds then."""
         prompt = tokens(lease.turn.claim)
         engine.tokens = prompt + COMPLETION if saved is None else saved
@@ -171,7 +171,7 @@ async def test_an_engine_whose_profile_has_no_way_to_save_is_asked_for_nothing(
     await desk.turn(FIRST, stub)
     assert await desk.turn(SECOND, stub, cached=tokens(FIRST)) is Result.HIT
     assert stub.asked == []
-    assert not desk.leases.keeps_conversations
+    assert not desk.leases.has_choice
 
 
 async def test_an_engine_that_uses_nothing_of_what_it_restores_is_asked_for_nothing_more(
@@ -196,6 +196,7 @@ async def test_a_save_that_takes_long_waits_until_nobody_wants_the_slot(
     desk.finish(lease, stub)
     second = await waiting  # at once, in spite of the save
     assert stub.asked == []
+    assert isinstance(second, KnownLease)
     desk.finish(second, stub, cached=tokens(FIRST))
     await stub.was_asked("save")
     await desk.rest(stub)
@@ -354,7 +355,7 @@ async def test_nothing_is_written_over_that_could_not_be_saved(desk: Desk, stub:
     await lease.prepare()
     assert stub.asked == ["save"]
     assert lease.turn.result is Result.SPILL
-    assert not lease.is_to_be_prepared
+    assert lease.turn.restore is None
     lease.release()
     assert desk.saved(SECOND) in desk.files  # for another time
 
@@ -650,7 +651,7 @@ async def test_a_conversation_that_was_kept_is_known_after_a_restart_of_the_prox
         for saved in await later.savings.open(1 << 20, keep=True):
             later.turns.recall(saved)
         await later.join(stub)
-        assert later.leases.keeps_conversations
+        assert later.leases.has_choice
         assert await later.turn(SECOND, stub, cached=tokens(FIRST)) is Result.HANDED_OVER
         assert len(stub.restored) == 1
         assert later.files == {later.saved(SECOND), MANIFEST}

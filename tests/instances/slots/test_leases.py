@@ -5,7 +5,7 @@ import pytest
 from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, QueueTimeout, ShuttingDown
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.beside import EACH
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Observer, Upstream
 
@@ -158,10 +158,10 @@ class Owner:
     def __init__(self) -> None:
         self.lost: list[Lease] = []
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         pass
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         lease.release()
 
     def abandoned(self, lease: Lease) -> None:
