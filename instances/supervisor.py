@@ -130,6 +130,8 @@ class Supervisor:
                 for upstream in upstreams:
                     self._leases.withdraw(upstream)
                     await self._leases.drained(upstream)
+                    if self._settings.kv_keep:
+                        await self._turns.leaving(upstream)
         except TimeoutError:
             return False
         return True

@@ -245,6 +245,10 @@ class Leases:
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
 
+    def last_grant(self, upstream: Upstream) -> int | None:
+        """The number of the last lease on `upstream`; None: it is not leased any longer."""
+        return self._pool.last_grant(upstream)
+
     def take(self, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A slot at once, or None. Raises the refusal in force."""
         if self._refusal is not None:

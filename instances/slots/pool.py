@@ -126,6 +126,11 @@ class Pool(Generic[M]):
             return seat.leased
         return sum(1 for held in self._leases.values() if held.member == member)
 
+    def last_grant(self, member: M) -> int | None:
+        """The number of the last lease on `member`, as `granted` counts them; None: it is not granted any longer."""
+        seat = self._seats.get(member)
+        return None if seat is None else seat.last_grant
+
     @property
     def has_free_slot(self) -> bool:
         """Whether any slot that is offered is not leased."""
