@@ -76,7 +76,7 @@ class Supervisor:
             self._turns,
         )
         self._decide_by_affinity(settings)
-        self._governor = Governor(settings, self._fleet, leases, self._probe)
+        self._governor = Governor(settings, self._fleet, leases, self._probe, lambda: self._savings.memory)
         self.operator = Operator(self, self._fleet, self._governor)
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None

@@ -47,7 +47,7 @@ class Way(NamedTuple):
 class Turn:
     """One request of a conversation, while it holds a slot."""
 
-    __slots__ = ("claim", "ends", "grant", "has_begun", "member", "record", "result", "way")
+    __slots__ = ("claim", "ends", "grant", "has_begun", "looks_for_files", "member", "record", "result", "way")
 
     def __init__(self, claim: Claim, member: Any, record: Record, result: Result, way: Way) -> None:
         self.claim = claim
@@ -56,6 +56,7 @@ class Turn:
         self.result = result
         self.way = way
         self.has_begun = False  # the engine has begun to answer: it has all of the prompt
+        self.looks_for_files = False  # its engine may find what others have written of it
         self.grant = 0  # its number, once the pool has given it one
         self.ends = 0.0  # when its answer is expected to be over
 
@@ -63,6 +64,11 @@ class Turn:
     def restore(self) -> Record | None:
         """What is to be read from the store before it is sent."""
         return self.way.restore
+
+    @property
+    def is_to_be_prepared(self) -> bool:
+        """Whether something is to be done to its engine before it is sent."""
+        return self.way.restore is not None or self.looks_for_files
 
 
 class _There(NamedTuple):
@@ -124,8 +130,10 @@ class Affinity:
         self._looked = None
         way = self._way(seat, look, now)
         turn = Turn(claim, seat.member, self.index.note(claim, now), self._result(way, look), way)
+        home = self.holdings.home(seat.member)
+        turn.looks_for_files = home.finds_files and turn.result is Result.SPILL
         self.sent(turn, now)
-        self.holdings.home(seat.member).turns.append(turn)
+        home.turns.append(turn)
         self.holdings.make_room()
         return turn
 
@@ -364,9 +372,11 @@ class Affinity:
 
     # engines
 
-    def add(self, member: Any, build: Hashable | None = None) -> None:
-        """An engine that holds nothing yet, unless it is known already; `build`: what it can read from the store."""
-        self.holdings.add(member, build)
+    def add(self, member: Any, build: Hashable | None = None, *, finds_files: bool = False) -> None:
+        """An engine that holds nothing yet, unless it is known already; `build`: what it can read from the store;
+        `finds_files`: it looks for what other engines have written.
+        """
+        self.holdings.add(member, build, finds_files=finds_files)
 
     def forget(self, member: Any) -> None:
         """The engine is gone, and all it held."""

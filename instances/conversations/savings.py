@@ -58,7 +58,7 @@ class Savings:
         self._suspects: set[str] = set()  # files for which an engine gave no answer
         self._too_many: dict[str, int] = {}  # by build: tokens of the shortest conversation for which there was no room
         self._is_open = self._is_ours = False
-        self.memory = False  # the folder is in memory: what is saved there counts as memory in use
+        self._is_in_memory = False  # as a tmpfs is
 
     @property
     def is_open(self) -> bool:
@@ -69,6 +69,11 @@ class Savings:
     def size(self) -> int:
         """Bytes of all that is saved."""
         return self._store.size
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that all that is saved takes."""
+        return self._store.size if self._is_in_memory else 0
 
     @property
     def count(self) -> int:
@@ -94,7 +99,7 @@ class Savings:
         self._store = Store(room)
         self._is_open = room > 0
         if self._is_open and (note := await self._folder.memory_note(room)) is not None:
-            self.memory = True
+            self._is_in_memory = True
             logger.warning("%s", note)
         for saved in found:
             await self._folder.delete(self._store.add(saved))

@@ -9,14 +9,16 @@ import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, Turn
+from slotproxy.instances.conversations.hard_links import OwnFolders
 from slotproxy.instances.conversations.holdings import Held
 from slotproxy.instances.conversations.savings import Kept, NotRead, Savings
 from slotproxy.instances.profiles import fingerprint
-from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.profiles.profile import Kv
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
@@ -45,6 +47,7 @@ class Turns:
         self._savings = savings
         self._tasks: asyncio.TaskGroup | None = None
         self._engines: dict[Upstream, _Engine] = {}
+        self._folders = OwnFolders()
         self._later: dict[Upstream, asyncio.TimerHandle] = {}
         self._closed = False
 
@@ -61,10 +64,14 @@ class Turns:
 
     # engines come and go: running.instance.Company
 
-    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+    async def joining(self, upstream: Upstream, launch: Launch, directory: Path) -> None:
         """It is ready, and nobody uses it yet."""
         self._forget_others(upstream)
         kv = launch.profile.kv
+        if kv.how == "files":
+            await self._folders.join(upstream.instance, Place(directory=directory, port=0).kv)
+            self._affinity.add(upstream, finds_files=True)
+            return
         if not self._savings.is_open or kv.how != "slots":
             self._affinity.add(upstream)
             return
@@ -146,7 +153,9 @@ class Turns:
     async def _restore(self, lease: KnownLease) -> None:
         turn: Turn = lease.turn
         upstream = lease.upstream
-        if await self._is_free_to_be_restored(upstream, turn):
+        if turn.restore is None:
+            await self._folders.gather(upstream.instance)
+        elif await self._is_free_to_be_restored(upstream, turn):
             await self._read(upstream, turn)
         else:
             self._affinity.left_as_it_is(turn)

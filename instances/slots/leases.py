@@ -9,7 +9,7 @@ What an engine answers beside its slots (`beside`) gets a lease that holds none:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -107,7 +107,7 @@ class KnownLease(Lease):
 
     @property
     def is_to_be_prepared(self) -> bool:  # type: ignore[override]
-        return self.turn is not None and self.turn.restore is not None
+        return self.turn is not None and self.turn.is_to_be_prepared
 
     def release(self) -> None:
         leases = self._leases
@@ -362,9 +362,15 @@ class Leases:
         while self._pool.leased(upstream) or self._beside.out(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
-    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
+    def reconfigure(
+        self,
+        queue_limit: int,
+        policy: Policy,
+        per_client: int | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         """From now on by these; requests that wait already go on waiting."""
-        self._pool.reconfigure(queue_limit, policy, per_client)
+        self._pool.reconfigure(queue_limit, policy, per_client, weights)
 
     def decide_by(self, policy: ClaimPolicy | None) -> None:
         """Who decides from now on for requests that say what they are about; None: it does not matter what they say."""

@@ -8,7 +8,7 @@ until a moment that was fixed when it began to; then it takes any.
 """
 
 import itertools
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from slotproxy.instances.errors import QueueFull
@@ -68,9 +68,15 @@ class Pool(Generic[M]):
         self._tickets = itertools.count(1)
         self.granted = 0  # leases so far
 
-    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
-        """From now on by these; who is queued already stays."""
-        self.line.reconfigure(per_client=per_client)
+    def reconfigure(
+        self,
+        queue_limit: int,
+        policy: Policy,
+        per_client: int | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """From now on by these, see `Line`; who is queued already stays."""
+        self.line.reconfigure(per_client=per_client, weights=weights)
         self.queue_limit = queue_limit
         self._policy = policy
         if self.claim_policy is not None:

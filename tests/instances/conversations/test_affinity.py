@@ -383,3 +383,17 @@ def test_a_sub_agent_does_not_take_the_place_of_its_agent() -> None:
     for number in range(3):
         assert bench.whole(claim(SYSTEM, f"sub-agent {number}", session="1"))[0] != agent
     assert bench.whole(claim(SYSTEM, "agent " + LONG, "answer", "two", session="1"), cached=1500)[0] == agent
+
+
+def test_an_engine_that_finds_files_is_shown_those_of_others_when_its_conversation_is_elsewhere() -> None:
+    bench = Bench("ab")
+    for engine in "ab":
+        bench.affinity.add(engine, finds_files=True)
+    home, _ = bench.whole(claim(SYSTEM, LONG))
+    first = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
+    assert first is not None
+    assert (first[1], first[2].is_to_be_prepared) == (home, False)
+    bench.affinity.waits = False
+    second = bench.ask(claim(SYSTEM, LONG, "answer", "three"))
+    assert second is not None
+    assert (second[1] == home, second[2].is_to_be_prepared) == (False, True)

@@ -213,8 +213,9 @@ async def test_a_full_disk_is_named_and_what_was_saved_before_stays(
         async with serving(path) as engine:
             shop = Shop(probe, tmp_path, engine)
             await shop.savings.open(1 << 30, keep=False)
-            assert shop.savings.memory
+            assert shop.savings.memory == 0
             saved = await shop.kept()
+            assert shop.savings.memory == saved.size
             filler = path / "filler"
             filler.write_bytes(b"x" * (3 << 19))
             engine.answers["save"] = 500, {}

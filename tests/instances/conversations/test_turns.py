@@ -54,7 +54,7 @@ class Desk:
 
     async def join(self, *engines: StubEngine) -> None:
         for engine in engines:
-            await self.turns.joining(engine.upstream, self.launch)
+            await self.turns.joining(engine.upstream, self.launch, Path())
             self.leases.add(engine.upstream)
             engine.asked.clear()
             engine.restored.clear()
@@ -166,7 +166,7 @@ async def test_an_engine_whose_profile_has_no_way_to_save_is_asked_for_nothing(
     desk: Desk, stub: StubEngine, gguf: Path
 ) -> None:
     desk.launch = stub_launch(gguf)
-    await desk.turns.joining(stub.upstream, desk.launch)
+    await desk.turns.joining(stub.upstream, desk.launch, Path())
     desk.leases.add(stub.upstream)
     await desk.turn(FIRST, stub)
     assert await desk.turn(SECOND, stub, cached=tokens(FIRST)) is Result.HIT
