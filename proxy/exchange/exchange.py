@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import Answered, Lease
+from slotproxy.instances.slots.principal import expected_cost
 from slotproxy.instances.upstream import REFUSALS, Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import access_logger, log_access
@@ -106,7 +107,7 @@ class Exchange(Answer):
             if request.length > gate.max_body:
                 raise errors.too_large(gate.max_body)
             if not (whole or self.is_page):
-                self._forwarder.check_queue(request)
+                self._forwarder.check_queue(request, self._client.peer)
         except errors.Refusal as refusal:
             self.refuse(refusal)
 
@@ -240,8 +241,8 @@ class Exchange(Answer):
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if (lease := forwarder.at_once(self.request, self._attempts.tried, self._claim)) is not None:
-            return lease
+        if (at_once := forwarder.at_once(self.request, self._attempts.tried, self._claim)) is not None:
+            return at_once
         began = monotonic()
         outcome.queued = True
         claim = self._claim or forwarder.bare_claim(self.request, self._client.peer)
@@ -250,6 +251,7 @@ class Exchange(Answer):
         finally:
             outcome.queue_wait += monotonic() - began
         outcome.queued = False
+        outcome.queue_position = lease.position
         return lease
 
     def _has_to_be_rewritten(self, upstream: Upstream) -> bool:
@@ -280,7 +282,9 @@ class Exchange(Answer):
             own = b"x-request-id: %b\r\n" % request_id
         else:
             self._engine_has_it = True
-            told = recipe.told_after(outcome.queue_wait) if outcome.queue_wait else recipe.told
+            told = recipe.told
+            if outcome.queue_wait:
+                told = recipe.told_after(outcome.queue_wait, outcome.queue_position)
             if outcome.affinity is not None:
                 told += b"x-slotproxy-affinity: %b\r\n" % outcome.affinity.encode()
             own = b"".join((b"x-request-id: ", request_id, b"\r\n", told))
@@ -319,13 +323,21 @@ class Exchange(Answer):
         else:
             lease.release()
         if lease.holds_slot:
-            forwarder.rate.observe(now - self._began)
+            self._observe_service(now)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)
         if access_logger.isEnabledFor(logging.INFO):
             log_access(outcome)
         self._client.answered(keep_alive=self.keep_alive and not forwarder.gate.stopping)
+
+    def _observe_service(self, now: float) -> None:
+        """Those that wait are told how long it may take by how long slots have been held."""
+        claim, held = self._claim, now - self._began
+        if claim is None:
+            self._forwarder.rate.observe(held)
+        else:
+            self._forwarder.rate.observe(held, expected_cost(claim))
 
     def _answered(self, usage: Usage, now: float) -> Answered:
         """What the supply side learns from an answer that is complete."""
@@ -345,7 +357,7 @@ class Exchange(Answer):
             failure = self._tell_supply(failure, lease)
             self._hand_back(working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
             if lease.holds_slot:
-                forwarder.rate.observe(monotonic() - self._began)
+                self._observe_service(monotonic())
         self._upstream = None
         if failure is None:
             self._complete()

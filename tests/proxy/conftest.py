@@ -14,6 +14,7 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.leases import Answered, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Field, Observer, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
@@ -167,6 +168,7 @@ async def stack() -> AsyncIterator[MakeStack]:
         async def start(
             *scripts: Script,
             queue: int = 4,
+            per_client: int | None = None,
             queue_timeout: float = SOON,
             prefill_timeout: float = SOON,
             stall_timeout: float = SOON,
@@ -196,6 +198,7 @@ async def stack() -> AsyncIterator[MakeStack]:
                     )
                 )
             leases = Leases(Pool(queue))
+            leases.reconfigure(queue, least_busy, per_client)
             leases.owner = owner = Owner()
             for upstream in upstreams:
                 leases.add(upstream)
