@@ -37,7 +37,8 @@ from slotproxy.proxy.clients.listening import (
     room_for_clients,
     tls_of,
 )
-from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.deadlines import Limits
+from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.pages import only_upstreams

@@ -14,10 +14,10 @@ from slotproxy.proxy.accounts.meter import NOTHING, Meter, Usage, usage_of
 from slotproxy.proxy.accounts.silence import Silence
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.observed import Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure, Kind
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 _UNUSUAL = REFUSALS | {204, 304}  # statuses of answers that do not simply pass
@@ -288,24 +288,6 @@ class Answer(ABC):
     def is_under_way(self) -> bool:
         """Whether a request was sent for it and the answer is not complete."""
         return self._connection is not None
-
-    def unread(self, now: float, patience: float) -> Failure | None:
-        """The client has read nothing for `patience` seconds; None: it has."""
-        if self.paused_since is None or now - self.paused_since <= patience:
-            return None
-        return Failure(Kind.SLOW_CLIENT, f"the client read nothing for {patience:g} s")
-
-    def overdue(self, now: float, prefill: float, stall: float) -> Failure | None:
-        """What of its deadlines the engine has missed; None: none of them."""
-        silent = now - self.heard
-        if not self.first_byte:
-            if silent > prefill:
-                return Failure(Kind.PREFILL_TIMEOUT, f"no byte of an answer within {prefill:g} s")
-        elif silent > stall:
-            return Failure(Kind.STALL_TIMEOUT, f"its stream was silent for {stall:g} s")
-        elif self.stream and self.says_nothing(now, prefill):
-            return Failure(Kind.STALL_TIMEOUT, f"its stream said nothing but comments for {prefill:g} s")
-        return None
 
     def forgive(self, seconds: float) -> None:
         """The proxy itself stood still for so long: neither the engine nor the client was slow meanwhile."""

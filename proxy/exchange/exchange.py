@@ -3,12 +3,7 @@
 admit        the gate's rules; what is refused here is refused before its body is read
 serve        a free slot and an idle connection: sent at once, from the callback that brought its last byte
 _fetch       else a task waits for the slot, or connects
-attempt_over stale: again on a fresh connection, once, the client does not notice
-             reset, malformed, empty, before the client saw a byte: once more, on another upstream
-             refused: on another upstream, as long as there is one
-             afterwards: error event, cut
-             an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else it is the
-             client's
+attempt_over complete, or tried again, or an error: by the rules of `verdict`
 lease        released or abandoned, exactly one of them, on every path: abandoned where the engine may be working
 """
 
@@ -21,7 +16,7 @@ from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import Answered, Lease
 from slotproxy.instances.slots.principal import expected_cost
-from slotproxy.instances.upstream import REFUSALS, Upstream
+from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import access_logger, log_access
 from slotproxy.proxy.accounts.meter import Usage, usage_of
@@ -31,27 +26,23 @@ from slotproxy.proxy.clients.claims import worth_a_look
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.clients.json_body import Steps
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange import verdict
 from slotproxy.proxy.exchange.answer import Answer
 from slotproxy.proxy.exchange.attempts import NO_ATTEMPTS
+from slotproxy.proxy.exchange.deadlines import Limits, overdue, unread
 from slotproxy.proxy.exchange.gate import PAGE, PREFLIGHT
 from slotproxy.proxy.exchange.own_answer import empty_bytes, refusal_bytes
 from slotproxy.proxy.operator.paths import API
 
 if TYPE_CHECKING:
-    from slotproxy.proxy.exchange.forward import Forwarder, Limits
+    from slotproxy.proxy.exchange.forward import Forwarder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TURN = 0.001  # seconds for which a large body is looked at without a pause
-_BLAMELESS = frozenset({Kind.SLOW_CLIENT, Kind.SHUTDOWN})
-_TIMEOUTS = frozenset({Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT})
-_UNAVAILABLE = frozenset({502, 503})  # the engine's own words for what a health check should look into
-_UNSERVED = _UNAVAILABLE | REFUSALS
-_COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailable"}  # fields of the pool's Errors
-_FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 
 
 class Exchange(Answer):
@@ -355,7 +346,7 @@ class Exchange(Answer):
         upstream, lease = self._upstream, self._lease
         if lease is not None:
             failure = self._tell_supply(failure, lease)
-            self._hand_back(working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
+            self._hand_back(working=verdict.may_be_working(failure))
             if lease.holds_slot:
                 self._observe_service(monotonic())
         self._upstream = None
@@ -370,35 +361,29 @@ class Exchange(Answer):
 
     def _tell_supply(self, failure: Failure | None, lease: Lease) -> Failure | None:
         """Tell the supply side what became of the attempt; a Failure if it served nobody."""
-        leases, upstream = self._forwarder.leases, lease.upstream
-        if failure is None:
-            if self.status not in _UNSERVED:
-                return None
-            leases.unserved(_COUNTED.get(self.status, "other"))
-            if self.status in _UNAVAILABLE:
-                leases.owner.failed(upstream, "unavailable")
-            return None if self.complete else Failure(Kind.LIMITED, f"it answered {self.status}")
-        if failure.kind not in _BLAMELESS:
-            late = failure.kind in _TIMEOUTS
-            leases.unserved("timeout" if late else "other")
-            if lease.holds_slot or not late:  # who is late beside a slot may wait for a prompt of somebody else's
-                leases.owner.failed(upstream, "hang" if late else failure.kind.value)
-        return failure
+        leases = self._forwarder.leases
+        found = verdict.judged(failure, self.status, complete=self.complete, holds_slot=lease.holds_slot)
+        if found.counted is not None:
+            leases.unserved(found.counted)
+        if found.blamed is not None:
+            leases.owner.failed(lease.upstream, found.blamed)
+        return found.failure
 
     def _after(self, failure: Failure, upstream: Upstream) -> None:
         """Try another upstream, or tell the client."""
-        forwarder = self._forwarder
-        if failure.kind not in _BLAMELESS:
+        forwarder, attempts = self._forwarder, self._attempts
+        if verdict.counts(failure):
             forwarder.metrics.upstream_failed(failure.kind.value)
         logger.warning("request %s: instance %s: %s", self._outcome.request_id, upstream.instance, failure.text)
-        attempts, final = self._attempts, failure.kind in _FINAL
-        if not self.begun and not final and attempts.may_go_on and forwarder.others(attempts.tried, failure):
-            forwarder.metrics.retried(failure.kind.value)
-            self._task = forwarder.run(self._fetch())
-        elif self.refusal is not None and not self.begun and not final:
-            self._give_refusal()
-        else:
-            self._end_with(_refusal(failure, sent=attempts.sent > 0))
+        may_go_on = attempts.may_go_on and forwarder.others(attempts.tried, failure)
+        match verdict.step(failure, begun=self.begun, may_go_on=may_go_on, has_refusal=self.refusal is not None):
+            case verdict.Step.ANOTHER:
+                forwarder.metrics.retried(failure.kind.value)
+                self._task = forwarder.run(self._fetch())
+            case verdict.Step.ITS_REFUSAL:
+                self._give_refusal()
+            case verdict.Step.OUR_REFUSAL:
+                self._end_with(verdict.refusal(failure, sent=attempts.sent > 0))
 
     def _refused_a_slot(self, refusal: errors.Refusal) -> None:
         """None is to be had for another try, or for the first."""
@@ -512,13 +497,13 @@ class Exchange(Answer):
 
     # deadlines
 
-    def check_deadlines(self, now: float, limits: "Limits") -> None:
+    def check_deadlines(self, now: float, limits: Limits) -> None:
         if self._connection is None:
             return
         if self.paused_since is not None:
-            failure = self.unread(now, limits.stall_timeout)
+            failure = unread(self, now, limits.stall_timeout)
         else:
-            failure = None if self.is_page else self.overdue(now, limits.prefill_timeout, limits.stall_timeout)
+            failure = None if self.is_page else overdue(self, now, limits)
         if failure is not None:
             self.cut_short(failure)
 
@@ -529,7 +514,7 @@ class Exchange(Answer):
         elif self._task is not None:
             self._stop_waiting()
             self._hand_back()
-            self._refused_a_slot(_refusal(failure, sent=self._attempts.sent > 0))
+            self._refused_a_slot(verdict.refusal(failure, sent=self._attempts.sent > 0))
 
 
 async def _in_steps(steps: Steps[T]) -> T:
@@ -544,11 +529,3 @@ async def _in_steps(steps: Steps[T]) -> T:
         if monotonic() - began > TURN:
             await asyncio.sleep(0)
             began = monotonic()
-
-
-def _refusal(failure: Failure, *, sent: bool) -> errors.Refusal:
-    if failure.kind is Kind.SHUTDOWN:
-        return errors.shutting_down()
-    if failure.kind in _TIMEOUTS:
-        return errors.upstream_timeout(failure.text)
-    return errors.upstream_failed(failure.text, sent=sent)

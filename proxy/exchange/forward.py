@@ -4,7 +4,6 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
@@ -28,9 +27,10 @@ from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.claims import claim_of
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.engines.relay import EngineConnection, connect, connect_over
-from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange.deadlines import Limits
 from slotproxy.proxy.exchange.engine_request import Recipe
 from slotproxy.proxy.exchange.exchange import Exchange
 from slotproxy.proxy.exchange.gate import Gate
@@ -41,16 +41,6 @@ logger = logging.getLogger(__name__)
 KNOWN_UPSTREAMS = 64  # whose recipes are kept: an engine that restarts is another upstream
 PAGES = Upstream(instance="", host="slotproxy", port=80, keepalive=60.0, slots=1)
 """The proxy's own pages, which are reached as an engine is. `slots`: idle connections that are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Seconds, except the queue's length."""
-
-    queue: int
-    queue_timeout: float
-    prefill_timeout: float
-    stall_timeout: float
 
 
 class Forwarder:

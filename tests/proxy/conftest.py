@@ -20,7 +20,8 @@ from slotproxy.instances.upstream import Field, Observer, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.deadlines import Limits
+from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.serving import served
