@@ -34,9 +34,12 @@ class Refusal(Exception):
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     close: bool = False
+    said: bytes = b""  # an error object of the engine's, in the shape of the path: told as it is
 
     def body(self, path: str) -> bytes:
         """The error object in the shape clients of `path` expect."""
+        if self.said:
+            return self.said
         if path.startswith(ANTHROPIC_PATH):
             kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
             return json.dumps({"type": "error", "error": {"type": kind, "message": self.message}}).encode()
@@ -172,6 +175,14 @@ def shutting_down() -> Refusal:
 def upstream_failed(reason: str, *, sent: bool) -> Refusal:
     headers = {"x-should-retry": "false"} if sent else {}
     return Refusal(502, "upstream_failed", f"The engine failed: {reason}.", headers=headers)
+
+
+def engine_answered(status: int, said: str) -> Refusal:
+    """It said no to a request whose client was told 200 already, or answered without a stream."""
+    if status < 400:
+        return Refusal(502, "engine_answered", "The engine answered without a stream.")
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    return Refusal(status, "engine_answered", said or f"The engine answered {status}.", kind)
 
 
 def upstream_timeout(reason: str) -> Refusal:

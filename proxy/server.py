@@ -218,7 +218,7 @@ class Server:
         due = monotonic()
         while True:
             settings = self._settings
-            period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4)
+            period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4, settings.sse_ping or TICK)
             due += period
             await asyncio.sleep(max(0.0, due - monotonic()))
             now = monotonic()
@@ -293,6 +293,7 @@ def _limits(settings: Settings) -> Limits:
         queue_timeout=settings.queue_timeout,
         prefill_timeout=settings.prefill_timeout,
         stall_timeout=settings.stall_timeout,
+        sse_ping=settings.sse_ping,
     )
 
 

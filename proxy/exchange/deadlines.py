@@ -14,6 +14,7 @@ class Limits:
     queue_timeout: float
     prefill_timeout: float
     stall_timeout: float
+    sse_ping: float | None = None  # between comments while a client that asked for a stream waits; None: there are none
 
 
 class Watched(Protocol):

@@ -28,11 +28,12 @@ from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.clients.json_body import Steps
 from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.exchange import verdict
+from slotproxy.proxy.exchange import pings, verdict
 from slotproxy.proxy.exchange.answer import Answer
 from slotproxy.proxy.exchange.attempts import NO_ATTEMPTS
 from slotproxy.proxy.exchange.deadlines import Limits, overdue, unread
 from slotproxy.proxy.exchange.gate import PAGE, PREFLIGHT
+from slotproxy.proxy.exchange.misfit import Misfit, as_refusal
 from slotproxy.proxy.exchange.own_answer import empty_bytes, refusal_bytes
 from slotproxy.proxy.operator.paths import API
 
@@ -77,7 +78,7 @@ class Exchange(Answer):
 
     @property
     def filler(self) -> bytes:
-        if self.begun:
+        if self.begun or self.pinged:
             return super().filler
         return CONTINUE if self.request.http11 else b""
 
@@ -139,6 +140,9 @@ class Exchange(Answer):
             self._fail_as_bug(error)
 
     def refuse(self, refusal: errors.Refusal) -> None:
+        if self.pinged:
+            self._end_with(refusal)
+            return
         outcome, head = self._outcome, self.request
         outcome.path = head.path  # that of an absolute target by now
         outcome.status, outcome.error = refusal.status, refusal.code
@@ -351,7 +355,10 @@ class Exchange(Answer):
                 self._observe_service(monotonic())
         self._upstream = None
         if failure is None:
-            self._complete()
+            if self.complete and self.refusal is not None and not self.begun:
+                self._give_refusal()
+            else:
+                self._complete()
         elif lease is None:
             self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down())
         else:
@@ -398,13 +405,18 @@ class Exchange(Answer):
         refusal = self.refusal
         assert refusal is not None
         self._outcome.instance = refusal.instance
+        if self.pinged or isinstance(refusal, Misfit):
+            self._end_with(as_refusal(refusal.status, refusal.body, self.request.path))
+            return
         self.release(refusal)
         self._complete()
 
     def _end_with(self, refusal: errors.Refusal) -> None:
-        if not self.begun:
+        if not (self.begun or self.pinged):
             self.refuse(refusal)
             return
+        if not self.begun:
+            self._outcome.status = 200  # the client was told so
         self._outcome.error = refusal.code
         self.cut(refusal)
         self._complete()
@@ -462,7 +474,7 @@ class Exchange(Answer):
         self._hand_back()
         if self._over:
             return
-        if self.begun:
+        if self.begun or self.pinged:
             self._close_account()
             self._client.abort()
         else:
@@ -506,6 +518,23 @@ class Exchange(Answer):
             failure = None if self.is_page else overdue(self, now, limits)
         if failure is not None:
             self.cut_short(failure)
+
+    def ping(self, now: float, period: float) -> None:
+        """Tell a client that asked for a stream to wait, if it has heard nothing for `period` seconds."""
+        if self.begun or self._over or not (self.expects_stream and self.is_served):
+            return
+        client, outcome = self._client, self._outcome
+        transport = client.transport
+        if now - (self.pinged or outcome.started) < period or not pings.may_begin(self.request):
+            return
+        if transport is None or transport.is_closing() or client.writing_paused:
+            return
+        if self.pinged:
+            transport.write(pings.PING)
+        else:
+            self.keep_alive = self._keeps_alive
+            transport.write(pings.beginning(outcome.request_id, self._cors, keep_alive=self.keep_alive))
+        self.pinged = now
 
     def break_off(self, failure: Failure) -> None:
         """End it from outside."""

@@ -192,8 +192,11 @@ class Forwarder:
 
     def sweep(self, now: float) -> None:
         """Hold every active exchange to its deadlines. Called once a second, so that no event has to set a timer."""
+        limits = self.limits
         for exchange in list(self.active):
-            exchange.check_deadlines(now, self.limits)
+            exchange.check_deadlines(now, limits)
+            if limits.sse_ping is not None:
+                exchange.ping(now, limits.sse_ping)
         self.idle.expire(now)
 
     def forgive(self, seconds: float) -> None:

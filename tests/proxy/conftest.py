@@ -173,6 +173,7 @@ async def stack() -> AsyncIterator[MakeStack]:
             queue_timeout: float = SOON,
             prefill_timeout: float = SOON,
             stall_timeout: float = SOON,
+            sse_ping: float | None = None,
             keepalive: float = 4.0,
             write_stall: float = 0.0,
             max_body: int = 1 << 20,
@@ -205,7 +206,11 @@ async def stack() -> AsyncIterator[MakeStack]:
                 leases.add(upstream)
             metrics = Metrics(lambda: snapshot_of(leases, upstreams), lambda: leases.queued)
             limits = Limits(
-                queue=queue, queue_timeout=queue_timeout, prefill_timeout=prefill_timeout, stall_timeout=stall_timeout
+                queue=queue,
+                queue_timeout=queue_timeout,
+                prefill_timeout=prefill_timeout,
+                stall_timeout=stall_timeout,
+                sse_ping=sse_ping,
             )
             operations, stopping = Operator(), Stopping()
             pages = await exits.enter_async_context(
