@@ -90,11 +90,11 @@ class Savings:
 
         With `keep` what an earlier proxy kept is there, and is returned, the least recently used first.
         """
-        self._is_ours = True
         found = await self._folder.open(keep=keep and limit != 0)
         if isinstance(found, Trouble):
             logger.warning("conversations are not saved: %s", found.sentence)
             return ()
+        self._is_ours = True
         room = await self._folder.limit(limit, sum(saved.size for saved in found))
         self._store = Store(room)
         self._is_open = room > 0

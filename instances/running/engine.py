@@ -176,7 +176,7 @@ def _occupied(launch: Launch, directory: Path) -> Iterator[None]:
     lock: FileLock | None = None
     place = Place(directory=directory, port=0)
     try:
-        private = (directory, place.kv, *([place.store] if launch.profile.shares_store else []))
+        private = (directory, place.kv, *([place.store] if launch.uses_store else []))
         for path in private:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in private:

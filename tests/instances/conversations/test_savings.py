@@ -294,7 +294,8 @@ async def test_a_folder_that_cannot_be_used_means_that_nothing_is_saved(
     assert not shop.savings.is_open
     await shop.savings.close(keep=False)
     assert (state_dir / "kv-store").read_text() == "a file of somebody"
-    assert caplog.messages[0].startswith("conversations are not saved: ")
+    (said,) = caplog.messages
+    assert said.startswith("conversations are not saved: ")
 
 
 async def test_a_build_is_tried_once_and_one_that_could_not_be_tried_again(
