@@ -30,7 +30,12 @@ class ClientQueueFull(QueueFull):
 
 
 class QueueTimeout(InstanceError):
-    """No slot came free within the wait the caller allowed."""
+    """No slot came free within the wait the caller allowed; what was still ahead is told as `line.Ahead` tells it."""
+
+    def __init__(self, tickets: int = 0, tokens: float = 0.0) -> None:
+        super().__init__("no slot came free in time")
+        self.tickets = tickets
+        self.tokens = tokens
 
 
 class HeldBack(InstanceError):

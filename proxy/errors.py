@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ANTHROPIC_PATH = "/v1/messages"
+QUEUE_POSITION = "x-slotproxy-queue-position"
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -33,9 +34,12 @@ class Refusal(Exception):
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     close: bool = False
+    said: bytes = b""  # an error object of the engine's, in the shape of the path: told as it is
 
     def body(self, path: str) -> bytes:
         """The error object in the shape clients of `path` expect."""
+        if self.said:
+            return self.said
         if path.startswith(ANTHROPIC_PATH):
             kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
             return json.dumps({"type": "error", "error": {"type": kind, "message": self.message}}).encode()
@@ -120,15 +124,20 @@ def body_timeout(seconds: float) -> Refusal:
     return Refusal(408, "request_timeout", text, "invalid_request_error", close=True)
 
 
-def queue_full(limit: int, wait: float) -> Refusal:
+def _queued(wait: float, position: int) -> dict[str, str]:
+    """What a client is told that had no slot: when to come again, how many were or would have been before it."""
+    return {**retry_after(wait), QUEUE_POSITION: str(position)}
+
+
+def queue_full(limit: int, wait: float, position: int) -> Refusal:
     text = f"All slots are busy and {limit} requests are waiting already. Try again later."
-    return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
+    return Refusal(429, "queue_full", text, "rate_limit_error", headers=_queued(wait, position))
 
 
-def client_queue_full(waiting: int, wait: float) -> Refusal:
+def client_queue_full(waiting: int, wait: float, position: int) -> Refusal:
     requests = "1 request" if waiting == 1 else f"{waiting} requests"
     text = f"This client has {requests} waiting already, the most it may have (--queue-per-client). Try again later."
-    return Refusal(429, "queue_full", text, "rate_limit_error", headers=retry_after(wait))
+    return Refusal(429, "queue_full", text, "rate_limit_error", headers=_queued(wait, position))
 
 
 def held_back(reason: str, seconds: float) -> Refusal:
@@ -136,9 +145,9 @@ def held_back(reason: str, seconds: float) -> Refusal:
     return Refusal(429, "upstream_rate_limited", text, "rate_limit_error", headers=retry_after(seconds))
 
 
-def queue_timeout(seconds: float, wait: float) -> Refusal:
+def queue_timeout(seconds: float, wait: float, position: int) -> Refusal:
     text = f"No slot came free within {seconds:g} s (--queue-timeout)."
-    return Refusal(503, "queue_timeout", text, headers=retry_after(wait))
+    return Refusal(503, "queue_timeout", text, headers=_queued(wait, position))
 
 
 def loading(reason: str) -> Refusal:
@@ -166,6 +175,14 @@ def shutting_down() -> Refusal:
 def upstream_failed(reason: str, *, sent: bool) -> Refusal:
     headers = {"x-should-retry": "false"} if sent else {}
     return Refusal(502, "upstream_failed", f"The engine failed: {reason}.", headers=headers)
+
+
+def engine_answered(status: int, said: str) -> Refusal:
+    """It said no to a request whose client was told 200 already, or answered without a stream."""
+    if status < 400:
+        return Refusal(502, "engine_answered", "The engine answered without a stream.")
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error" if status < 500 else "server_error"
+    return Refusal(status, "engine_answered", said or f"The engine answered {status}.", kind)
 
 
 def upstream_timeout(reason: str) -> Refusal:

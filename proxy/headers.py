@@ -30,7 +30,10 @@ SESSIONS = (  # clients name their conversation in them, and engines get them, t
     b"x-conversation-id",
 )
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})  # OpenAI's, Anthropic's, Azure's
-NOT_TO_CLIENT = HOP_BY_HOP | frozenset(b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms".split())
+NOT_TO_CLIENT = HOP_BY_HOP | frozenset(
+    b"content-length x-request-id x-slotproxy-instance x-slotproxy-queue-ms x-slotproxy-queue-position "
+    b"x-slotproxy-affinity".split()
+)
 CORS_PREFIX = b"access-control-"
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(%25[\w.~-]+)?\]|[\w.~-]*)(:\d{0,5})?", re.ASCII)

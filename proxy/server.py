@@ -37,7 +37,8 @@ from slotproxy.proxy.clients.listening import (
     room_for_clients,
     tls_of,
 )
-from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.deadlines import Limits
+from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.pages import only_upstreams
@@ -217,7 +218,7 @@ class Server:
         due = monotonic()
         while True:
             settings = self._settings
-            period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4)
+            period = min(TICK, settings.stall_timeout / 4, settings.prefill_timeout / 4, settings.sse_ping or TICK)
             due += period
             await asyncio.sleep(max(0.0, due - monotonic()))
             now = monotonic()
@@ -298,6 +299,7 @@ def _limits(settings: Settings) -> Limits:
         queue_timeout=settings.queue_timeout,
         prefill_timeout=settings.prefill_timeout,
         stall_timeout=settings.stall_timeout,
+        sse_ping=settings.sse_ping,
     )
 
 

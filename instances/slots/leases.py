@@ -17,11 +17,15 @@ from typing import Any, Protocol
 from slotproxy.instances.errors import InstanceError, QueueTimeout
 from slotproxy.instances.slots.beside import Beside
 from slotproxy.instances.slots.claim import Claim
+from slotproxy.instances.slots.line import Ahead
 from slotproxy.instances.slots.pool import NO_CLAIM, NOBODY, Grant, Pool, Ticket
 from slotproxy.instances.slots.principal import cost
 from slotproxy.instances.slots.routing import ClaimPolicy, Policy
+from slotproxy.instances.slots.service_rate import like_any
 from slotproxy.instances.snapshot import Errors, PoolStatistics
 from slotproxy.instances.upstream import Field, Observer, Upstream
+
+FORESEEN = 256  # tickets whose order is reckoned when one of them asks for its place: 2 us for each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,16 @@ class KnownLease(Lease):
             self.release()
         else:
             leases.owner.answered(self, answered)
+
+
+class QueuedLease(KnownLease):
+    """A slot that was waited for."""
+
+    __slots__ = ("position",)
+
+    def __init__(self, leases: "Leases", grant: Grant[Upstream], position: int) -> None:
+        KnownLease.__init__(self, leases, grant.ticket, grant.member, grant.turn)
+        self.position = position  # tickets that were ahead when the wait began
 
 
 class SlotlessLease(Lease):
@@ -287,7 +301,7 @@ class Leases:
         ticket = pool.set_aside(upstream)
         return None if ticket is None else KnownLease(self, ticket, upstream)
 
-    async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM) -> Lease:
+    async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM) -> QueuedLease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
         if self._refusal is not None:
             raise self._refusal()
@@ -297,21 +311,35 @@ class Leases:
         began = monotonic()
         ticket, grants = self._pool.join(exclude, claim, began)
         granted = self._waiting[ticket] = loop.create_future()
+        position = self._ahead(ticket).tickets
         self._deliver(grants)
         try:
             async with asyncio.timeout(timeout):
                 grant = await granted
         except BaseException as error:
+            ahead = self._ahead(ticket) if isinstance(error, TimeoutError) else None
             # Whatever ended the wait, a grant may have met it in the same tick: leaving returns that slot too.
             self._give_up(ticket, granted)
-            if isinstance(error, TimeoutError):
+            if ahead is not None:
                 self._errors["timeout"] += 1
-                raise QueueTimeout from None
+                raise QueueTimeout(*ahead) from None
             raise
         finally:
             del self._waiting[ticket]
         self._waited += monotonic() - began
-        return KnownLease(self, ticket, grant.member, grant.turn)
+        return QueuedLease(self, grant, position)
+
+    def ahead_of_newcomer(self, claim: Claim) -> Ahead:
+        """What would be served before a request that joined the queue now; with many in it: all of them."""
+        queued = self._pool.queued
+        return like_any(queued) if queued > FORESEEN else self._pool.line.ahead_of_newcomer(claim, monotonic())
+
+    def _ahead(self, ticket: Ticket) -> Ahead:
+        """The same of a ticket that waits. Nothing is ahead of one that was granted."""
+        line = self._pool.line
+        if ticket not in line:
+            return like_any(0)
+        return like_any(len(line) - 1) if len(line) > FORESEEN else line.ahead(ticket, monotonic())
 
     def _give_up(self, ticket: Ticket, granted: "asyncio.Future[Grant[Upstream]]") -> None:
         policy = self._pool.claim_policy

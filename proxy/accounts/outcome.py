@@ -15,6 +15,7 @@ class Outcome:
     instance: str | None = None
     queued = False
     queue_wait = 0.0
+    queue_position = 0  # requests that were ahead when the latest wait began
     first_token = 0.0
     last_byte = 0.0
     size = 0  # bytes of the body

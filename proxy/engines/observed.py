@@ -9,9 +9,9 @@ from typing import Protocol
 import msgspec
 
 from slotproxy.instances.upstream import Observer
+from slotproxy.proxy.engines.failure import Failure
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure
 from slotproxy.proxy.headers import Field
 
 _ERROR = b'"error"'

@@ -20,9 +20,10 @@ import httptools
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.meter import MANY
 from slotproxy.proxy.engines.chunks import END, FRAMINGS, LONGEST, OPENINGS
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.heads import Head, KnownHeads
 from slotproxy.proxy.engines.idle import IdleConnections
-from slotproxy.proxy.engines.sink import Failure, Kind, Outlet, Sink
+from slotproxy.proxy.engines.sink import Outlet, Sink
 from slotproxy.proxy.headers import Field
 
 CONNECT_TIMEOUT = 5.0  # seconds; loopback answers in microseconds, a remote host that needs longer is as good as down

@@ -1,32 +1,10 @@
 """What passes between an engine's connection and whoever takes its answer."""
 
 import asyncio
-import enum
-from dataclasses import dataclass
 from typing import Protocol
 
+from slotproxy.proxy.engines.failure import Failure
 from slotproxy.proxy.engines.heads import Head
-
-
-class Kind(enum.Enum):
-    """What went wrong between us and an engine; the values are the label of `upstream_errors_total`."""
-
-    REFUSED = "refused"  # no connection
-    RESET = "reset"  # ended before or within the answer
-    STALE = "stale"  # a kept-alive connection had been closed by the engine: nobody's fault
-    MALFORMED = "malformed"  # not HTTP, or HTTP nobody should pass on
-    LIMITED = "limited"  # an upstream answered that it takes no request now
-    EMPTY = "empty"  # 200 without a body where one was due
-    PREFILL_TIMEOUT = "prefill-timeout"
-    STALL_TIMEOUT = "stall-timeout"
-    SLOW_CLIENT = "slow-client"  # the client stopped reading: the engine is fine
-    SHUTDOWN = "shutdown"  # we are going, the engine is fine
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    kind: Kind
-    text: str  # for the user, continues "The engine failed: "
 
 
 class Sink(Protocol):

@@ -14,10 +14,12 @@ from slotproxy.proxy.accounts.meter import NOTHING, Meter, Usage, usage_of
 from slotproxy.proxy.accounts.silence import Silence
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.observed import Refusal, error_event
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange import pings
+from slotproxy.proxy.exchange.misfit import Misfit
 
 _SAY_THEIR_END = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
 _UNUSUAL = REFUSALS | {204, 304}  # statuses of answers that do not simply pass
@@ -30,22 +32,23 @@ class Answer(ABC):
     __slots__ = (
         "_aside", "_chunked", "_client", "_connection", "_counted", "_head", "_observer", "_own", "_passing",
         "_silence", "_whole", "begun", "complete", "expects_stream", "first_byte", "first_token", "keep_alive",
-        "last_byte", "meter", "paused_since", "refusal", "request", "status", "stream",
+        "last_byte", "meter", "paused_since", "pinged", "refusal", "request", "status", "stream",
     )  # fmt: skip
 
     first_byte: float
     last_byte: float
-    begun: bool  # something was written to the client
+    begun: bool  # something of an answer was written to the client
     complete: bool
     expects_stream: bool  # the request asks for one
     stream: bool  # the answer is one
     paused_since: float | None
-    refusal: Refusal | None  # of an upstream, complete, and kept from the client so far
+    pinged: float  # when the client was last told to wait, in a stream that has begun before an answer did; 0: never
+    refusal: Refusal | Misfit | None  # an engine's answer, complete, and kept from the client so far
     meter: Meter | None
     _own: bytes  # header lines of the proxy's
     _connection: EngineConnection | None
     _observer: Observer | None
-    _aside: Refusal | None
+    _aside: Refusal | Misfit | None
     _head: bytes | None
     _whole: bytes | None  # the body, where all of it came at once
     _silence: Silence | None
@@ -57,7 +60,7 @@ class Answer(ABC):
         self.request = request
         self.keep_alive = request.keep_alive
         self.status = 0
-        self.first_token = self.first_byte = self.last_byte = 0.0
+        self.first_token = self.first_byte = self.last_byte = self.pinged = 0.0
         self.begun = self.complete = self.expects_stream = self.stream = False
         self.paused_since = self.refusal = self.meter = None
         self._client = client
@@ -134,6 +137,9 @@ class Answer(ABC):
         without_body = status in (204, 304)
         bodiless = without_body or request.method == "HEAD"
         self.stream = stream = wire.is_stream and not bodiless
+        if self.pinged:
+            self._follow_pings(head)
+            return None
         framing = b""
         if length is not None and not without_body:
             self._counted = True
@@ -160,6 +166,7 @@ class Answer(ABC):
             (wire.is_stream or status in _UNUSUAL or not body or transport is None)
             or not (self.keep_alive and request.http11)
             or request.method == "HEAD"
+            or self.pinged
         ):  # something besides its length has to be said of it, or done about it
             failure = self.head(head, len(body))
             return failure or (self._aside or self).receive(body, True)
@@ -183,7 +190,7 @@ class Answer(ABC):
                 data = b"%x\r\n%b\r\n" % (len(data), data)
         if complete and self._chunked:
             data += b"0\r\n\r\n"
-        if self._head is not None and (data or complete or self.stream):
+        if self._head is not None and (data or complete or (self.stream and not self.pinged)):
             data = self._head + data
             self._head = None
             self.begun = True
@@ -230,6 +237,36 @@ class Answer(ABC):
             connection.hand_over(self._aside)
         else:
             observer(head.status, head.fields, b"")
+
+    def _follow_pings(self, head: Head) -> None:
+        """The client has a head already, which said 200 and a stream of chunks: what is none cannot follow."""
+        connection, observer, status = self._connection, self._observer, head.status
+        if connection is None:
+            return
+        fits = self.stream and status < 300
+        if fits:
+            self._chunked = True
+            self._head = pings.told(self._own)
+        else:
+            misfit = Misfit(self, status, connection.upstream.instance)
+            if observer is not None and status in REFUSALS:
+                self._aside = Refusal(misfit, observer, connection, status, head.fields, b"", chunked=True)
+                connection.hand_over(self._aside)
+                return
+            self.set_aside(misfit, connection)
+        if observer is not None:
+            observer(status, head.fields, b"")
+
+    def set_aside(self, misfit: Misfit, connection: EngineConnection) -> None:
+        """What follows on `connection` cannot be passed on."""
+        self._aside = misfit
+        connection.hand_over(misfit)
+
+    def end_with(self, misfit: Misfit) -> None:
+        """All of an answer is here that cannot be passed on."""
+        self.complete = True
+        self.refusal = misfit
+        self._end(None)
 
     def _report(self) -> None:
         """Tell the observer of an error event at the end of a stream."""
@@ -282,30 +319,12 @@ class Answer(ABC):
     @property
     def filler(self) -> bytes:
         """What may be written between two chunks without changing the body: the next one's size gets a leading zero."""
-        return b"0" if self._chunked and not self.complete else b""
+        return b"0" if (self._chunked or self.pinged) and not self.complete else b""
 
     @property
     def is_under_way(self) -> bool:
         """Whether a request was sent for it and the answer is not complete."""
         return self._connection is not None
-
-    def unread(self, now: float, patience: float) -> Failure | None:
-        """The client has read nothing for `patience` seconds; None: it has."""
-        if self.paused_since is None or now - self.paused_since <= patience:
-            return None
-        return Failure(Kind.SLOW_CLIENT, f"the client read nothing for {patience:g} s")
-
-    def overdue(self, now: float, prefill: float, stall: float) -> Failure | None:
-        """What of its deadlines the engine has missed; None: none of them."""
-        silent = now - self.heard
-        if not self.first_byte:
-            if silent > prefill:
-                return Failure(Kind.PREFILL_TIMEOUT, f"no byte of an answer within {prefill:g} s")
-        elif silent > stall:
-            return Failure(Kind.STALL_TIMEOUT, f"its stream was silent for {stall:g} s")
-        elif self.stream and self.says_nothing(now, prefill):
-            return Failure(Kind.STALL_TIMEOUT, f"its stream said nothing but comments for {prefill:g} s")
-        return None
 
     def forgive(self, seconds: float) -> None:
         """The proxy itself stood still for so long: neither the engine nor the client was slow meanwhile."""
@@ -329,10 +348,12 @@ class Answer(ABC):
         if transport is None or transport.is_closing():
             return
         # Where bytes are counted, an event would stand for those that are missing: a clean end.
-        if self.stream and not self._counted and not self._client.writing_paused:
+        is_open = self.pinged or (self.stream and not self._counted)
+        if is_open and not self._client.writing_paused:
             event = refusal.event(self.request.path)
             event = event if self.meter is None or self.meter.at_boundary else b"\n\n" + event
-            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if self._chunked else event)
+            in_chunks = self._chunked or self.pinged
+            transport.write(b"%x\r\n%b\r\n" % (len(event), event) if in_chunks else event)
             transport.close()
         else:
             transport.abort()

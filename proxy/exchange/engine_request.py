@@ -2,6 +2,7 @@
 
 from slotproxy.instances.upstream import VIA, Observer, Upstream
 from slotproxy.proxy.clients.head import SPECIAL, RequestHead
+from slotproxy.proxy.errors import QUEUE_POSITION
 from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE
 
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
@@ -26,9 +27,12 @@ class Recipe:
         self._own = [b"%b: %b" % field for field in extra]
         self._defaults = upstream.default_headers
 
-    def told_after(self, wait: float) -> bytes:
-        """`told`, what a client is told of it, after so many seconds in the queue."""
-        return self.told.replace(b"-ms: 0\r", b"-ms: %d\r" % round(wait * 1000))
+    def told_after(self, wait: float, position: int) -> bytes:
+        """`told`, what a client is told of it, after so many seconds in the queue, which began behind `position`
+        others.
+        """
+        told = self.told.replace(b"-ms: 0\r", b"-ms: %d\r" % round(wait * 1000))
+        return b"%b%b: %d\r\n" % (told, QUEUE_POSITION.encode(), position)
 
     def head(self, head: RequestHead, length: int, request_id: bytes) -> bytes:
         """All of the request but its body, which has `length` bytes."""

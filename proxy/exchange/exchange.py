@@ -3,12 +3,7 @@
 admit        the gate's rules; what is refused here is refused before its body is read
 serve        a free slot and an idle connection: sent at once, from the callback that brought its last byte
 _fetch       else a task waits for the slot, or connects
-attempt_over stale: again on a fresh connection, once, the client does not notice
-             reset, malformed, empty, before the client saw a byte: once more, on another upstream
-             refused: on another upstream, as long as there is one
-             afterwards: error event, cut
-             an upstream's refusal (429, 503, 529): once more, on another that has slots for it, else it is the
-             client's
+attempt_over complete, or tried again, or an error: by the rules of `verdict`
 lease        released or abandoned, exactly one of them, on every path: abandoned where the engine may be working
 """
 
@@ -20,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import Answered, Lease
-from slotproxy.instances.upstream import REFUSALS, Upstream
+from slotproxy.instances.slots.principal import expected_cost
+from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.logs import access_logger, log_access
 from slotproxy.proxy.accounts.meter import Usage, usage_of
@@ -30,27 +26,24 @@ from slotproxy.proxy.clients.claims import worth_a_look
 from slotproxy.proxy.clients.connection import CONTINUE, ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
 from slotproxy.proxy.clients.json_body import Steps
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange import pings, verdict
 from slotproxy.proxy.exchange.answer import Answer
 from slotproxy.proxy.exchange.attempts import NO_ATTEMPTS
+from slotproxy.proxy.exchange.deadlines import Limits, overdue, unread
 from slotproxy.proxy.exchange.gate import PAGE, PREFLIGHT
+from slotproxy.proxy.exchange.misfit import Misfit, as_refusal
 from slotproxy.proxy.exchange.own_answer import empty_bytes, refusal_bytes
 from slotproxy.proxy.operator.paths import API
 
 if TYPE_CHECKING:
-    from slotproxy.proxy.exchange.forward import Forwarder, Limits
+    from slotproxy.proxy.exchange.forward import Forwarder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TURN = 0.001  # seconds for which a large body is looked at without a pause
-_BLAMELESS = frozenset({Kind.SLOW_CLIENT, Kind.SHUTDOWN})
-_TIMEOUTS = frozenset({Kind.PREFILL_TIMEOUT, Kind.STALL_TIMEOUT})
-_UNAVAILABLE = frozenset({502, 503})  # the engine's own words for what a health check should look into
-_UNSERVED = _UNAVAILABLE | REFUSALS
-_COUNTED = {402: "refused", 429: "refused", 503: "unavailable", 529: "unavailable"}  # fields of the pool's Errors
-_FINAL = _TIMEOUTS | _BLAMELESS  # not tried again on another upstream
 
 
 class Exchange(Answer):
@@ -85,7 +78,7 @@ class Exchange(Answer):
 
     @property
     def filler(self) -> bytes:
-        if self.begun:
+        if self.begun or self.pinged:
             return super().filler
         return CONTINUE if self.request.http11 else b""
 
@@ -106,7 +99,7 @@ class Exchange(Answer):
             if request.length > gate.max_body:
                 raise errors.too_large(gate.max_body)
             if not (whole or self.is_page):
-                self._forwarder.check_queue(request)
+                self._forwarder.check_queue(request, self._client.peer)
         except errors.Refusal as refusal:
             self.refuse(refusal)
 
@@ -147,6 +140,9 @@ class Exchange(Answer):
             self._fail_as_bug(error)
 
     def refuse(self, refusal: errors.Refusal) -> None:
+        if self.pinged:
+            self._end_with(refusal)
+            return
         outcome, head = self._outcome, self.request
         outcome.path = head.path  # that of an absolute target by now
         outcome.status, outcome.error = refusal.status, refusal.code
@@ -241,8 +237,8 @@ class Exchange(Answer):
 
     async def _wait(self) -> Lease:
         forwarder, outcome = self._forwarder, self._outcome
-        if (lease := forwarder.at_once(self.request, self._attempts.tried, self._claim)) is not None:
-            return lease
+        if (at_once := forwarder.at_once(self.request, self._attempts.tried, self._claim)) is not None:
+            return at_once
         began = monotonic()
         outcome.queued = True
         claim = self._claim or forwarder.bare_claim(self.request, self._client.peer)
@@ -251,6 +247,7 @@ class Exchange(Answer):
         finally:
             outcome.queue_wait += monotonic() - began
         outcome.queued = False
+        outcome.queue_position = lease.position
         return lease
 
     def _has_to_be_rewritten(self, upstream: Upstream) -> bool:
@@ -281,7 +278,9 @@ class Exchange(Answer):
             own = b"x-request-id: %b\r\n" % request_id
         else:
             self._engine_has_it = True
-            told = recipe.told_after(outcome.queue_wait) if outcome.queue_wait else recipe.told
+            told = recipe.told
+            if outcome.queue_wait:
+                told = recipe.told_after(outcome.queue_wait, outcome.queue_position)
             if outcome.affinity is not None:
                 told += b"x-slotproxy-affinity: %b\r\n" % outcome.affinity.encode()
             own = b"".join((b"x-request-id: ", request_id, b"\r\n", told))
@@ -320,13 +319,21 @@ class Exchange(Answer):
         else:
             lease.release()
         if lease.holds_slot:
-            forwarder.rate.observe(now - self._began)
+            self._observe_service(now)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)
         if access_logger.isEnabledFor(logging.INFO):
             log_access(outcome)
         self._client.answered(keep_alive=self.keep_alive and not forwarder.gate.stopping)
+
+    def _observe_service(self, now: float) -> None:
+        """Those that wait are told how long it may take by how long slots have been held."""
+        claim, held = self._claim, now - self._began
+        if claim is None:
+            self._forwarder.rate.observe(held)
+        else:
+            self._forwarder.rate.observe(held, expected_cost(claim))
 
     def _answered(self, usage: Usage, now: float) -> Answered:
         """What the supply side learns from an answer that is complete."""
@@ -344,12 +351,15 @@ class Exchange(Answer):
         upstream, lease = self._upstream, self._lease
         if lease is not None:
             failure = self._tell_supply(failure, lease)
-            self._hand_back(working=failure is not None and failure.kind not in (Kind.REFUSED, Kind.LIMITED))
+            self._hand_back(working=verdict.may_be_working(failure))
             if lease.holds_slot:
-                forwarder.rate.observe(monotonic() - self._began)
+                self._observe_service(monotonic())
         self._upstream = None
         if failure is None:
-            self._complete()
+            if self.complete and self.refusal is not None and not self.begun:
+                self._give_refusal()
+            else:
+                self._complete()
         elif lease is None:
             self._end_with(errors.internal() if failure.kind is not Kind.SHUTDOWN else errors.shutting_down())
         else:
@@ -359,35 +369,29 @@ class Exchange(Answer):
 
     def _tell_supply(self, failure: Failure | None, lease: Lease) -> Failure | None:
         """Tell the supply side what became of the attempt; a Failure if it served nobody."""
-        leases, upstream = self._forwarder.leases, lease.upstream
-        if failure is None:
-            if self.status not in _UNSERVED:
-                return None
-            leases.unserved(_COUNTED.get(self.status, "other"))
-            if self.status in _UNAVAILABLE:
-                leases.owner.failed(upstream, "unavailable")
-            return None if self.complete else Failure(Kind.LIMITED, f"it answered {self.status}")
-        if failure.kind not in _BLAMELESS:
-            late = failure.kind in _TIMEOUTS
-            leases.unserved("timeout" if late else "other")
-            if lease.holds_slot or not late:  # who is late beside a slot may wait for a prompt of somebody else's
-                leases.owner.failed(upstream, "hang" if late else failure.kind.value)
-        return failure
+        leases = self._forwarder.leases
+        found = verdict.judged(failure, self.status, complete=self.complete, holds_slot=lease.holds_slot)
+        if found.counted is not None:
+            leases.unserved(found.counted)
+        if found.blamed is not None:
+            leases.owner.failed(lease.upstream, found.blamed)
+        return found.failure
 
     def _after(self, failure: Failure, upstream: Upstream) -> None:
         """Try another upstream, or tell the client."""
-        forwarder = self._forwarder
-        if failure.kind not in _BLAMELESS:
+        forwarder, attempts = self._forwarder, self._attempts
+        if verdict.counts(failure):
             forwarder.metrics.upstream_failed(failure.kind.value)
         logger.warning("request %s: instance %s: %s", self._outcome.request_id, upstream.instance, failure.text)
-        attempts, final = self._attempts, failure.kind in _FINAL
-        if not self.begun and not final and attempts.may_go_on and forwarder.others(attempts.tried, failure):
-            forwarder.metrics.retried(failure.kind.value)
-            self._task = forwarder.run(self._fetch())
-        elif self.refusal is not None and not self.begun and not final:
-            self._give_refusal()
-        else:
-            self._end_with(_refusal(failure, sent=attempts.sent > 0))
+        may_go_on = attempts.may_go_on and forwarder.others(attempts.tried, failure)
+        match verdict.step(failure, begun=self.begun, may_go_on=may_go_on, has_refusal=self.refusal is not None):
+            case verdict.Step.ANOTHER:
+                forwarder.metrics.retried(failure.kind.value)
+                self._task = forwarder.run(self._fetch())
+            case verdict.Step.ITS_REFUSAL:
+                self._give_refusal()
+            case verdict.Step.OUR_REFUSAL:
+                self._end_with(verdict.refusal(failure, sent=attempts.sent > 0))
 
     def _refused_a_slot(self, refusal: errors.Refusal) -> None:
         """None is to be had for another try, or for the first."""
@@ -402,13 +406,18 @@ class Exchange(Answer):
         refusal = self.refusal
         assert refusal is not None
         self._outcome.instance = refusal.instance
+        if self.pinged or isinstance(refusal, Misfit):
+            self._end_with(as_refusal(refusal.status, refusal.body, self.request.path))
+            return
         self.release(refusal)
         self._complete()
 
     def _end_with(self, refusal: errors.Refusal) -> None:
-        if not self.begun:
+        if not (self.begun or self.pinged):
             self.refuse(refusal)
             return
+        if not self.begun:
+            self._outcome.status = 200  # the client was told so
         self._outcome.error = refusal.code
         self.cut(refusal)
         self._complete()
@@ -466,7 +475,7 @@ class Exchange(Answer):
         self._hand_back()
         if self._over:
             return
-        if self.begun:
+        if self.begun or self.pinged:
             self._close_account()
             self._client.abort()
         else:
@@ -501,15 +510,32 @@ class Exchange(Answer):
 
     # deadlines
 
-    def check_deadlines(self, now: float, limits: "Limits") -> None:
+    def check_deadlines(self, now: float, limits: Limits) -> None:
         if self._connection is None:
             return
         if self.paused_since is not None:
-            failure = self.unread(now, limits.stall_timeout)
+            failure = unread(self, now, limits.stall_timeout)
         else:
-            failure = None if self.is_page else self.overdue(now, limits.prefill_timeout, limits.stall_timeout)
+            failure = None if self.is_page else overdue(self, now, limits)
         if failure is not None:
             self.cut_short(failure)
+
+    def ping(self, now: float, period: float) -> None:
+        """Tell a client that asked for a stream to wait, if it has heard nothing for `period` seconds."""
+        if self.begun or self._over or not (self.expects_stream and self.is_served):
+            return
+        client, outcome = self._client, self._outcome
+        transport = client.transport
+        if now - (self.pinged or outcome.started) < period or not pings.may_begin(self.request):
+            return
+        if transport is None or transport.is_closing() or client.writing_paused:
+            return
+        if self.pinged:
+            transport.write(pings.PING)
+        else:
+            self.keep_alive = self._keeps_alive
+            transport.write(pings.beginning(outcome.request_id, self._cors, keep_alive=self.keep_alive))
+        self.pinged = now
 
     def break_off(self, failure: Failure) -> None:
         """End it from outside."""
@@ -518,7 +544,7 @@ class Exchange(Answer):
         elif self._task is not None:
             self._stop_waiting()
             self._hand_back()
-            self._refused_a_slot(_refusal(failure, sent=self._attempts.sent > 0))
+            self._refused_a_slot(verdict.refusal(failure, sent=self._attempts.sent > 0))
 
 
 async def _in_steps(steps: Steps[T]) -> T:
@@ -533,11 +559,3 @@ async def _in_steps(steps: Steps[T]) -> T:
         if monotonic() - began > TURN:
             await asyncio.sleep(0)
             began = monotonic()
-
-
-def _refusal(failure: Failure, *, sent: bool) -> errors.Refusal:
-    if failure.kind is Kind.SHUTDOWN:
-        return errors.shutting_down()
-    if failure.kind in _TIMEOUTS:
-        return errors.upstream_timeout(failure.text)
-    return errors.upstream_failed(failure.text, sent=sent)

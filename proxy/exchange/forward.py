@@ -4,7 +4,6 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from socket import socket
 from typing import Any
 
@@ -18,17 +17,20 @@ from slotproxy.instances.errors import (
     ShuttingDown,
 )
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Lease, Leases
-from slotproxy.instances.slots.service_rate import ServiceRate, like_any
+from slotproxy.instances.slots.leases import Lease, Leases, QueuedLease
+from slotproxy.instances.slots.line import Ahead
+from slotproxy.instances.slots.pool import NO_CLAIM
+from slotproxy.instances.slots.service_rate import ServiceRate
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.claims import claim_of
 from slotproxy.proxy.clients.connection import ClientConnection
 from slotproxy.proxy.clients.head import RequestHead
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.engines.relay import EngineConnection, connect, connect_over
-from slotproxy.proxy.engines.sink import Failure, Kind
+from slotproxy.proxy.exchange.deadlines import Limits
 from slotproxy.proxy.exchange.engine_request import Recipe
 from slotproxy.proxy.exchange.exchange import Exchange
 from slotproxy.proxy.exchange.gate import Gate
@@ -39,16 +41,6 @@ logger = logging.getLogger(__name__)
 KNOWN_UPSTREAMS = 64  # whose recipes are kept: an engine that restarts is another upstream
 PAGES = Upstream(instance="", host="slotproxy", port=80, keepalive=60.0, slots=1)
 """The proxy's own pages, which are reached as an engine is. `slots`: idle connections that are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Seconds, except the queue's length."""
-
-    queue: int
-    queue_timeout: float
-    prefill_timeout: float
-    stall_timeout: float
 
 
 class Forwarder:
@@ -134,18 +126,18 @@ class Forwarder:
         except InstanceError as error:
             raise self.translated(error) from None
 
-    async def wait(self, tried: frozenset[Upstream], claim: Claim) -> Lease:
+    async def wait(self, tried: frozenset[Upstream], claim: Claim) -> QueuedLease:
         """A slot, as soon as it is this request's turn. Raises Refusal."""
         try:
             return await self.leases.wait(self.limits.queue_timeout, tried, claim)
         except InstanceError as error:
-            raise self.translated(error) from None
+            raise self.translated(error, claim) from None
 
-    def check_queue(self, request: RequestHead) -> None:
+    def check_queue(self, request: RequestHead, peer: str) -> None:
         """Raises Refusal if nobody could take the request, nor could it wait: before its body is read."""
         leases = self.leases
         if leases.is_full and not leases.answers_beside_slots(request.method, request.path):
-            raise self.translated(QueueFull())
+            raise self.translated(QueueFull(), self.bare_claim(request, peer))
 
     async def connect(self, upstream: Upstream) -> EngineConnection:
         """A fresh connection. Raises OSError."""
@@ -166,20 +158,17 @@ class Forwarder:
             return self.leases.offers(tried)
         return any(upstream not in tried for upstream in self.leases.upstreams)
 
-    def translated(self, error: InstanceError) -> errors.Refusal:
-        """What the supply side refuses with, as clients are told it."""
+    def translated(self, error: InstanceError, claim: Claim = NO_CLAIM) -> errors.Refusal:
+        """What the supply side refuses a request with that has this claim, as clients are told it."""
         limits = self.limits
-        if isinstance(error, ClientQueueFull):
-            self.metrics.queue_rejected("client")
-            return errors.client_queue_full(error.waiting, self._expected_wait())
         if isinstance(error, QueueFull):
-            self.metrics.queue_rejected("full")
-            return errors.queue_full(limits.queue, self._expected_wait())
+            return self._no_room(error, self.leases.ahead_of_newcomer(claim))
         if isinstance(error, QueueTimeout):
             self.metrics.queue_rejected("timeout")
             if not self.leases.upstreams:
                 return errors.loading("the engines are still starting")
-            return errors.queue_timeout(limits.queue_timeout, self._expected_wait())
+            wait = self._expected_wait(Ahead(error.tickets, error.tokens))
+            return errors.queue_timeout(limits.queue_timeout, wait, error.tickets)
         if isinstance(error, HeldBack):
             return errors.held_back(str(error), error.seconds)
         if isinstance(error, ShuttingDown):
@@ -188,16 +177,26 @@ class Forwarder:
             return errors.no_instances(str(error))
         raise error  # there is no other
 
-    def _expected_wait(self) -> float:
-        slots = sum(upstream.slots for upstream in self.leases.upstreams)
-        return self.rate.wait(like_any(self.leases.queued), slots)
+    def _no_room(self, error: QueueFull, ahead: Ahead) -> errors.Refusal:
+        wait = self._expected_wait(ahead)
+        if isinstance(error, ClientQueueFull):
+            self.metrics.queue_rejected("client")
+            return errors.client_queue_full(error.waiting, wait, ahead.tickets)
+        self.metrics.queue_rejected("full")
+        return errors.queue_full(self.limits.queue, wait, ahead.tickets)
+
+    def _expected_wait(self, ahead: Ahead) -> float:
+        return self.rate.wait(ahead, sum(upstream.slots for upstream in self.leases.upstreams))
 
     # deadlines
 
     def sweep(self, now: float) -> None:
         """Hold every active exchange to its deadlines. Called once a second, so that no event has to set a timer."""
+        limits = self.limits
         for exchange in list(self.active):
-            exchange.check_deadlines(now, self.limits)
+            exchange.check_deadlines(now, limits)
+            if limits.sse_ping is not None:
+                exchange.ping(now, limits.sse_ping)
         self.idle.expire(now)
 
     def forgive(self, seconds: float) -> None:

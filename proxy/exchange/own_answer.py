@@ -30,6 +30,17 @@ def empty_bytes(
     return _head(status, fields, request_id, None, own, keep_alive=keep_alive, http11=http11)
 
 
+def stream_head_bytes(request_id: str, *, own: bytes = b"", keep_alive: bool) -> bytes:
+    """The head of an event stream in chunks, whoever fills it."""
+    fields = {
+        "Content-Type": "text/event-stream",
+        "Cache-Control": "no-cache",
+        "X-Accel-Buffering": "no",
+        "Transfer-Encoding": "chunked",
+    }
+    return empty_bytes(200, fields, request_id, own=own, keep_alive=keep_alive, http11=True)
+
+
 def _head(
     status: int,
     fields: Mapping[str, str],

@@ -171,6 +171,15 @@ class Settings:
     queue_timeout: Annotated[float, option(TIME_OR_ZERO, "Longest wait for a slot.")] = 60.0
     prefill_timeout: Annotated[float, option(TIME, "Longest wait for the first byte of an answer.")] = 1800.0
     stall_timeout: Annotated[float, option(TIME, "Longest silence between bytes of a stream.")] = 60.0
+    sse_ping: Annotated[
+        float | None,
+        option(
+            TIME,
+            "Send clients that asked for a stream a comment so often until their answer begins. Their status is 200 "
+            "then, whatever comes: errors are events.",
+            unset="off",
+        ),
+    ] = None
     drain_timeout: Annotated[float, option(TIME_OR_ZERO, "How long a stop waits for requests in flight.")] = 60.0
     max_body: Annotated[int, option(SIZE, "Largest request body.")] = 64 << 20
     api_key: Annotated[

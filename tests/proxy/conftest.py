@@ -14,12 +14,14 @@ from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
 from slotproxy.instances.upstream import Field, Observer, Upstream
 from slotproxy.proxy.accounts.metrics import Metrics
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.clients.front import Front
-from slotproxy.proxy.exchange.forward import Forwarder, Limits
+from slotproxy.proxy.exchange.deadlines import Limits
+from slotproxy.proxy.exchange.forward import Forwarder
 from slotproxy.proxy.exchange.gate import Gate
 from slotproxy.proxy.operator.application import application
 from slotproxy.proxy.operator.serving import served
@@ -167,9 +169,11 @@ async def stack() -> AsyncIterator[MakeStack]:
         async def start(
             *scripts: Script,
             queue: int = 4,
+            per_client: int | None = None,
             queue_timeout: float = SOON,
             prefill_timeout: float = SOON,
             stall_timeout: float = SOON,
+            sse_ping: float | None = None,
             keepalive: float = 4.0,
             write_stall: float = 0.0,
             max_body: int = 1 << 20,
@@ -196,12 +200,17 @@ async def stack() -> AsyncIterator[MakeStack]:
                     )
                 )
             leases = Leases(Pool(queue))
+            leases.reconfigure(queue, least_busy, per_client)
             leases.owner = owner = Owner()
             for upstream in upstreams:
                 leases.add(upstream)
             metrics = Metrics(lambda: snapshot_of(leases, upstreams), lambda: leases.queued)
             limits = Limits(
-                queue=queue, queue_timeout=queue_timeout, prefill_timeout=prefill_timeout, stall_timeout=stall_timeout
+                queue=queue,
+                queue_timeout=queue_timeout,
+                prefill_timeout=prefill_timeout,
+                stall_timeout=stall_timeout,
+                sse_ping=sse_ping,
             )
             operations, stopping = Operator(), Stopping()
             pages = await exits.enter_async_context(

@@ -8,10 +8,10 @@ from slotproxy.proxy import errors
 
 REFUSALS = [
     errors.malformed("m"), errors.unauthorized(), errors.not_found("/x"), errors.method_not_allowed("GET"),
-    errors.too_large(1), errors.body_timeout(1), errors.queue_full(1, 2), errors.queue_timeout(1, 2),
+    errors.too_large(1), errors.body_timeout(1), errors.queue_full(1, 2, 1), errors.queue_timeout(1, 2, 0),
     errors.loading("l"), errors.no_instances("n"), errors.shutting_down(), errors.upstream_failed("u", sent=True),
     errors.upstream_timeout("t"), errors.internal(), errors.forbidden("c", "m"),
-    errors.client_queue_full(3, 2), ]  # fmt: skip
+    errors.client_queue_full(3, 2, 3), ]  # fmt: skip
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.code)
@@ -47,8 +47,16 @@ def test_sdks_are_told_not_to_send_a_prompt_again_that_an_engine_had() -> None:
     assert errors.upstream_failed("x", sent=False).headers == {}
 
 
+TOLD = {"Retry-After": "7", "x-slotproxy-queue-position": "12"}
+
+
+@pytest.mark.parametrize("refusal", [errors.queue_full(64, 7.0, 12), errors.queue_timeout(60.0, 7.0, 12)])
+def test_whoever_had_no_slot_is_told_when_to_come_again_and_what_was_ahead(refusal: errors.Refusal) -> None:
+    assert refusal.headers == TOLD
+
+
 @pytest.mark.parametrize(("waiting", "said"), [(1, "1 request waiting"), (200, "200 requests waiting")])
 def test_a_client_with_too_many_requests_waiting_is_told_how_many_it_has(waiting: int, said: str) -> None:
-    refusal = errors.client_queue_full(waiting, 7.0)
-    assert (refusal.status, refusal.code, refusal.headers) == (429, "queue_full", {"Retry-After": "7"})
+    refusal = errors.client_queue_full(waiting, 7.0, 12)
+    assert (refusal.status, refusal.code, refusal.headers) == (429, "queue_full", TOLD)
     assert f"This client has {said} already" in refusal.message

@@ -15,6 +15,11 @@ def test_an_answer_keeps_what_the_engine_said_but_for_hops_and_its_cors() -> Non
     assert not head.is_stream
 
 
+def test_what_another_slotproxy_says_of_its_own_instances_and_queue_does_not_pass() -> None:
+    names = [b"X-Slotproxy-Instance", b"x-slotproxy-queue-ms", b"x-slotproxy-queue-position", b"x-slotproxy-affinity"]
+    assert headers.engine_head(200, b"OK", tuple((name, b"1") for name in names)).lines == b"HTTP/1.1 200 OK\r\n"
+
+
 def test_an_event_stream_is_told_by_its_content_type() -> None:
     assert headers.engine_head(200, b"", ((b"content-type", b"Text/Event-Stream; charset=utf-8"),)).is_stream
 

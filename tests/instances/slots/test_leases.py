@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,8 +9,9 @@ from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, Qu
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.beside import EACH
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
-from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.slots.leases import FORESEEN, Answered, KnownLease, Lease, Leases
+from slotproxy.instances.slots.pool import NO_CLAIM, Pool
+from slotproxy.instances.slots.principal import USUAL_COST
 from slotproxy.instances.slots.routing import Policy, Seat, Wait, least_busy
 from slotproxy.instances.upstream import Observer, Upstream
 
@@ -104,6 +106,48 @@ async def test_the_wait_is_bounded() -> None:
     with pytest.raises(QueueTimeout):
         await leases.wait(0.001)
     assert leases.queued == 0
+
+
+async def test_who_waited_knows_how_many_were_ahead_when_it_began_to() -> None:
+    leases = leases_with()
+    waiting = [asyncio.ensure_future(leases.wait(SOON, claim=Claim(principal=name))) for name in "aaab"]
+    await queued(leases, 4)
+    leases.add(upstream("s", slots=4))
+    assert [lease.position for lease in await asyncio.gather(*waiting)] == [0, 1, 2, 1]  # "b" comes after one of "a"'s
+
+
+async def test_who_waited_in_vain_is_told_what_was_still_ahead() -> None:
+    leases = leases_with()
+    first = asyncio.ensure_future(leases.wait(SOON))
+    await queued(leases)
+    with pytest.raises(QueueTimeout) as caught:
+        await leases.wait(0.001)
+    assert (caught.value.tickets, caught.value.tokens) == (1, USUAL_COST)
+    assert leases.ahead_of_newcomer(NO_CLAIM) == (1, USUAL_COST)
+    first.cancel()
+
+
+async def test_a_slot_that_comes_in_the_tick_of_the_timeout_leaves_nobody_ahead() -> None:
+    leases = leases_with()
+    waiting = asyncio.ensure_future(leases.wait(0.0))
+    await queued(leases)
+    leases.add(upstream("a"))
+    with contextlib.suppress(QueueTimeout):
+        (await waiting).release()
+    assert leases.take() is not None
+
+
+async def test_the_order_of_very_many_is_not_reckoned_for_each() -> None:
+    leases = leases_with(queue_limit=FORESEEN + 9)
+    waiting = [asyncio.ensure_future(leases.wait(SOON)) for _ in range(FORESEEN + 1)]
+    await queued(leases, FORESEEN + 1)
+    newcomer = Claim(principal="who has had nothing yet")
+    assert leases.ahead_of_newcomer(newcomer).tickets == FORESEEN + 1
+    waiting[-1].cancel()
+    await asyncio.wait(waiting[-1:])
+    assert leases.ahead_of_newcomer(newcomer).tickets == 1
+    for one in waiting:
+        one.cancel()
 
 
 async def test_the_queue_is_bounded() -> None:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.accounts.meter import MANY
 from slotproxy.proxy.engines import relay
+from slotproxy.proxy.engines.failure import Failure, Kind
 from slotproxy.proxy.engines.heads import Head
 from slotproxy.proxy.engines.idle import IdleConnections
 from slotproxy.proxy.engines.relay import EngineConnection
-from slotproxy.proxy.engines.sink import Failure, Kind
 from slotproxy.proxy.headers import Field
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -105,7 +105,8 @@ def test_the_same_head_is_written_once_for_each_upstream_and_each_gets_its_own()
 def test_a_client_is_told_who_answers_and_how_long_it_waited() -> None:
     recipe = Recipe(ENGINE, strip_credentials=False)
     assert recipe.told == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 0\r\n"
-    assert recipe.told_after(1.2344) == b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 1234\r\n"
+    told = b"x-slotproxy-instance: 0\r\nx-slotproxy-queue-ms: 1234\r\nx-slotproxy-queue-position: 3\r\n"
+    assert recipe.told_after(1.2344, 3) == told
 
 
 def test_a_base_path_may_stand_for_the_v1_of_a_request() -> None:

@@ -8,10 +8,15 @@ from itertools import pairwise
 
 import pytest
 
+from slotproxy.instances.conversations.affinity import Affinity
 from slotproxy.instances.errors import ClientQueueFull, HeldBack, ShuttingDown
+from slotproxy.instances.slots.line import Ahead
+from slotproxy.instances.slots.principal import USUAL_COST
+from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy.engines import relay
 from slotproxy.proxy.engines.observed import LARGEST
+from tests.clients import connected
 from tests.proxy.conftest import SOON, MakeStack, Script, Stack, answering
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n" + b'{"ok":true}'
@@ -485,6 +490,86 @@ async def test_the_queue_is_bounded_in_length_and_in_time(stack: MakeStack) -> N
         assert found
         assert 1 <= int(found.group(1)) <= 60
     holder.close()
+
+
+def told(answer: bytes) -> tuple[int, int]:
+    """Of `Retry-After` and the position in the queue."""
+    retry = re.search(rb"Retry-After: (\d+)\r\n", answer)
+    assert retry
+    return int(retry.group(1)), position(answer)
+
+
+def position(answer: bytes) -> int:
+    found = re.findall(rb"x-slotproxy-queue-position: (\d+)\r\n", answer)
+    assert len(found) == 1
+    return int(found[0])
+
+
+async def test_who_has_no_slot_is_told_how_many_are_ahead_and_how_long_they_will_take(stack: MakeStack) -> None:
+    proxy = await stack(silent(), queue=2, queue_timeout=0.2)
+    rate = proxy.forwarder.rate
+    for _ in range(200):
+        rate.observe(4.0)
+    proxy.leases.take()
+    waiting = []
+    for number in (1, 2):
+        waiting.append(asyncio.ensure_future(proxy.ask(post())))
+        await until(lambda number=number: proxy.leases.queued == number)
+    full = await proxy.ask(post())
+    assert (status(full), told(full)) == (429, (12, 2))
+    in_time = [told(answer) for answer in await asyncio.gather(*waiting)]
+    assert in_time == [(4, 0), (4, 0)]  # the first gave up before the second did
+
+
+async def test_a_request_that_had_to_wait_is_told_how_many_were_ahead_when_it_began_to(stack: MakeStack) -> None:
+    proxy = await stack(answering(OK))
+    slot = proxy.leases.take()
+    assert slot is not None
+    waiting = []
+    for number in (1, 2):
+        waiting.append(asyncio.ensure_future(proxy.ask(post())))
+        await until(lambda number=number: proxy.leases.queued == number)
+    slot.release()
+    assert [position(answer) for answer in await asyncio.gather(*waiting)] == [0, 1]
+    assert b"x-slotproxy-queue-position" not in await proxy.ask(post())
+
+
+async def test_one_who_floods_is_not_what_others_are_told_to_wait_for(stack: MakeStack) -> None:
+    proxy = await stack(silent(), queue=3, keys=("one", "other", "third"), per_client=2)
+    proxy.leases.take()
+    one, other = b"x-api-key: one\r\n", b"x-api-key: other\r\n"
+    waiting = []
+    for number in (1, 2):
+        waiting.append(asyncio.ensure_future(proxy.ask(post(fields=one))))
+        await until(lambda number=number: proxy.leases.queued == number)
+    refused = await proxy.ask(post(fields=one))
+    assert (b"--queue-per-client" in refused, position(refused)) == (True, 2)
+    waiting.append(asyncio.ensure_future(proxy.ask(post(fields=other))))
+    await until(lambda: proxy.leases.queued == 3)
+    refused = await proxy.ask(post(fields=one))
+    assert (b"3 requests are waiting" in refused, position(refused)) == (True, 3)
+    async with connected(proxy.port) as client:  # the same before its body came
+        client.send(post(fields=one + b"Expect: 100-continue\r\n").partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        head = await client.head()
+    assert (head.status, head["x-slotproxy-queue-position"]) == (429, "3")
+    refused = await proxy.ask(post(fields=b"x-api-key: third\r\n"))
+    assert position(refused) == 2  # only the first of each is ahead
+    for answer in waiting:
+        answer.cancel()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_its_prompt_made_expect_is_measured_with_how_long_a_slot_was_held(
+    stack: MakeStack, stream: bool
+) -> None:
+    engine = answering(HEAD + CHUNK + END if stream else OK)
+    proxy = await stack(engine, engine)
+    proxy.leases.decide_by(Affinity(least_busy))
+    prompt = b'{"messages":[{"role":"user","content":"%b"}]}' % (b"x" * 40_000)
+    assert status(await proxy.ask(post(prompt))) == 200
+    wait = proxy.forwarder.rate.wait
+    tokens = 1000 / (wait(Ahead(1, 1000.0), 1) / wait(Ahead(0, 0.0), 1) - 1)  # in the average: one of ten is the latest
+    assert tokens == pytest.approx(USUAL_COST + 1000, rel=0.01)
 
 
 async def test_a_client_with_too_many_requests_waiting_is_refused_as_by_a_full_queue(stack: MakeStack) -> None:

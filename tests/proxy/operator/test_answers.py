@@ -30,7 +30,7 @@ async def client(aiohttp_client: AiohttpClient) -> Asking:
     app = web.Application(middlewares=[refusing])
     app.on_response_prepare.append(name_server)
     app.router.add_get("/bug", failing(ZeroDivisionError("secret")))
-    app.router.add_get("/full", failing(errors.queue_full(4, 7.0)))
+    app.router.add_get("/full", failing(errors.queue_full(4, 7.0, 4)))
     app.router.add_get("/gone", failing(NoSuchInstance("there is no instance '9'")))
     app.router.add_get("/last", failing(OperationRefused("it is the last one")))
     app.router.add_get("/query", show_query)

@@ -76,6 +76,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "kv-share": ("false", "off"),
     "queue-limit": ("0", 0),
     "queue-per-client": ("4", 4),
+    "sse-ping": ("15s", 15.0),
     "queue-timeout": ("500ms", 0.5),
     "prefill-timeout": ("1h", 3600.0),
     "stall-timeout": ("2.5", 2.5),
