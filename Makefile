@@ -22,7 +22,8 @@ SOURCES := proxy instances tests scripts
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-all test-aiohttp check lint format types imports setup lock build smoke clean \
-  fuzz fuzz-load bench bench-peers bench-engines bench-instructions bench-memory bench-conversations chaos chaos-kill chaos-soak \
+  fuzz fuzz-load laboratory bench bench-peers bench-engines bench-instructions bench-memory bench-conversations \
+  chaos chaos-kill chaos-soak \
   engines-llama-server engines-mlx-lm
 
 help: ## this list
@@ -100,6 +101,9 @@ fuzz: $(READY) ## random requests at the client's side and at aiohttp's parser (
 
 fuzz-load: $(READY) ## clients that pipeline, leave, read slowly and talk nonsense: every answer is checked
 	@exec $(BIN)/python -m tests.fuzz.load --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+laboratory: $(READY) ## who is served where and when, simulated: policies beside each other (ARGS=--help)
+	@exec $(BIN)/python -m tests.laboratory $(ARGS)
 
 bench-memory: $(READY) ## --instances auto on real engines against its limit, 30 to 60 minutes (RUNS=3 make bench-memory)
 	@exec $(BIN)/python -m pytest -m slow tests/acceptance/test_auto.py $(ARGS)

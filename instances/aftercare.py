@@ -10,7 +10,7 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.slots.leases import Answered, Lease, Leases, unobserved
+from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases, unobserved
 from slotproxy.instances.upstream import Observer, Upstream
 
 LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open
@@ -40,12 +40,12 @@ class Aftercare:
         if self._turns is not None:
             self._turns.close()
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         """Let the engine have what was saved of the request's conversation."""
         if self._turns is not None:
             await self._turns.prepare(lease)
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         """Learn from the answer where the conversation is, and release the slot."""
         if self._turns is None or self._closed:
             lease.release()

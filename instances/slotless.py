@@ -40,7 +40,7 @@ class Slotless:
     def has(self, method: str, path: str) -> bool:
         """Whether a request for `path`, which is without its query, needs no slot."""
         found = self._by_method.get(method)
-        return found is not None and (path in found[0] or path.startswith(found[1]))
+        return found is not None and (path in found[0] or (found[1] != () and path.startswith(found[1])))
 
 
 def _split(entry: str) -> tuple[str, str]:

@@ -76,7 +76,7 @@ class Supervisor:
             self._turns,
         )
         self._decide_by_affinity(settings)
-        self._governor = Governor(settings, self._fleet, leases, self._probe)
+        self._governor = Governor(settings, self._fleet, leases, self._probe, lambda: self._savings.memory)
         self.operator = Operator(self, self._fleet, self._governor)
         self._tasks: asyncio.TaskGroup | None = None  # while it runs
         self._aftercare: Aftercare | None = None
@@ -130,6 +130,8 @@ class Supervisor:
                 for upstream in upstreams:
                     self._leases.withdraw(upstream)
                     await self._leases.drained(upstream)
+                    if self._settings.kv_keep:
+                        await self._turns.leaving(upstream)
         except TimeoutError:
             return False
         return True
@@ -202,8 +204,8 @@ class Supervisor:
         """
         if self._tasks is None:
             raise OperationRefused("it is not running")
-        wanted, servers = await self._plan(settings)
-        before = self._launch
+        planned, servers = await self._plan(settings)
+        wanted, before = self._with_store(planned), self._launch
         if wanted is not None and before is not None and replace(wanted, threads=before.threads) == before:
             wanted = before  # how many threads an engine gets is no reason to restart it
         self._launch = wanted
@@ -257,6 +259,11 @@ class Supervisor:
         if settings.affinity and launch is not None and launch.profile.kv.how == "slots":
             for saved in await self._savings.open(settings.kv_store_limit, keep=settings.kv_keep):
                 self._turns.recall(saved)
+        self._launch = self._with_store(launch)
+
+    def _with_store(self, launch: Launch | None) -> Launch | None:
+        """Engines are not told of a folder in which nothing is saved: it may not even be there."""
+        return None if launch is None else replace(launch, has_store=self._savings.is_open)
 
     async def _populate(self) -> None:
         """One after another, so that memory can be judged between; the first serves while the next starts."""

@@ -129,8 +129,8 @@ class Server:
         """Reads the file of keys. Raises ConfigurationError."""
         keys = settings.labelled_keys()
         return Access(
-            keys=tuple(key for _, key in keys),
-            labels=tuple(label for label, _ in keys),
+            keys=tuple(one.key for one in keys),
+            labels=tuple(one.label for one in keys),
             cors_origins=settings.cors_origin,
             loopback=self._loopback,
             name=settings.host,
@@ -211,7 +211,7 @@ class Server:
             front.use(tls)
         forwarder.reconfigure(limits, strip_credentials=bool(access.keys))
         self._gate.reconfigure(access, settings.max_body)
-        self._leases.reconfigure(settings.queue_limit, POLICIES[settings.routing], settings.queue_per_client)
+        _queue_by(self._leases, settings)
         logger.info("%s", reload.summary(before, wanted))
 
     async def _tick(self, forwarder: Forwarder) -> None:
@@ -278,13 +278,19 @@ def model_of(settings: Settings) -> Path | None:
 async def serve(settings: Settings, model: Path | None, reread: Reread) -> int:
     """Run one proxy on `model` to its end; the exit code. `reread`: what the settings would be if it started now."""
     pool: Pool[Upstream] = Pool(settings.queue_limit, POLICIES[settings.routing])
-    pool.reconfigure(settings.queue_limit, POLICIES[settings.routing], settings.queue_per_client)
     leases = Leases(pool)
+    _queue_by(leases, settings)
     metrics = Metrics(lambda: supervisor.snapshot(), lambda: leases.queued)
     supervisor = Supervisor(settings.supply(model), leases, on_transition=metrics.moved)
     with listen(settings.host, settings.port) as listening:
         await Server(settings, listening, supervisor, leases, metrics, reread).run()
     return 0
+
+
+def _queue_by(leases: Leases, settings: Settings) -> None:
+    """Raises ConfigurationError."""
+    policy, per_client = POLICIES[settings.routing], settings.queue_per_client
+    leases.reconfigure(settings.queue_limit, policy, per_client, settings.weights())
 
 
 def _limits(settings: Settings) -> Limits:

@@ -20,6 +20,7 @@ from slotproxy.instances.slots.routing import Policy, Seat, Wait, busyness, with
 BESIDE, DOUBTFUL = 0.8, 0.2  # of what an engine holds beside its slot, or perhaps holds, so much is counted on
 HALF_LIFE = 300.0  # seconds after which a conversation goes on half as likely
 LONGEST_DELAY = 0.05  # seconds a client may be delayed so that another's conversation is saved
+SMALL_SHARE = 0.05  # of what it is spared by that: so much it may be delayed, too
 MARGIN = 0.02  # seconds by which another way has to be better
 
 
@@ -46,7 +47,7 @@ class Way(NamedTuple):
 class Turn:
     """One request of a conversation, while it holds a slot."""
 
-    __slots__ = ("claim", "ends", "grant", "has_begun", "member", "record", "result", "way")
+    __slots__ = ("claim", "ends", "grant", "has_begun", "looks_for_files", "member", "record", "result", "way")
 
     def __init__(self, claim: Claim, member: Any, record: Record, result: Result, way: Way) -> None:
         self.claim = claim
@@ -55,6 +56,7 @@ class Turn:
         self.result = result
         self.way = way
         self.has_begun = False  # the engine has begun to answer: it has all of the prompt
+        self.looks_for_files = False  # its engine may find what others have written of it
         self.grant = 0  # its number, once the pool has given it one
         self.ends = 0.0  # when its answer is expected to be over
 
@@ -62,6 +64,11 @@ class Turn:
     def restore(self) -> Record | None:
         """What is to be read from the store before it is sent."""
         return self.way.restore
+
+    @property
+    def is_to_be_prepared(self) -> bool:
+        """Whether something is to be done to its engine before it is sent."""
+        return self.way.restore is not None or self.looks_for_files
 
 
 class _There(NamedTuple):
@@ -123,8 +130,10 @@ class Affinity:
         self._looked = None
         way = self._way(seat, look, now)
         turn = Turn(claim, seat.member, self.index.note(claim, now), self._result(way, look), way)
+        home = self.holdings.home(seat.member)
+        turn.looks_for_files = home.finds_files and turn.result is Result.SPILL
         self.sent(turn, now)
-        self.holdings.home(seat.member).turns.append(turn)
+        home.turns.append(turn)
         self.holdings.make_room()
         return turn
 
@@ -147,7 +156,19 @@ class Affinity:
         """Tokens of the prompt that are in what was computed of `prefix`, of which there are `tokens`."""
         blocks = common(claim.prefix.numbers, prefix.numbers)
         size = min(claim.prefix.ends[blocks - 1], match.size) if blocks else 0
-        return min(tokens, size / self.figures.text.value)
+        alike = size / self.figures.text.value
+        if match.continues:
+            alike = max(alike, self.figures.beyond.value * self._beyond(claim.prefix, prefix))
+        return min(tokens, alike)
+
+    def _beyond(self, one: Prefix, other: Prefix) -> float:
+        """Tokens that two turns of a conversation have in common if what comes before its first message does not count:
+        a line there may change with every turn, and the engine leave it out.
+        """
+        blocks = common(one.turn_numbers, other.turn_numbers)
+        if not blocks or common(one.numbers, other.numbers) >= blocks:
+            return 0.0
+        return (one.size - one.turn_ends[-1] + one.turn_ends[blocks - 1]) / self.figures.text.value
 
     def _way(self, seat: Seat, look: _Look, now: float) -> Way:
         home = self.holdings.home(seat.member)
@@ -173,7 +194,7 @@ class Affinity:
         keep: Record | None = None
         if first is not None and first.record is not record and self._has_to_be_kept(first):
             cost = figures.saving(first.tokens)
-            if cost > LONGEST_DELAY:
+            if cost > max(LONGEST_DELAY, SMALL_SHARE * figures.computing(stored - direct.have)):
                 return None
             keep, seconds = first.record, seconds + cost
         if seconds + MARGIN > direct.seconds:
@@ -289,10 +310,13 @@ class Affinity:
         held = dict(self.holdings.places(turn.record)).get(turn.member)
         if held is None or turn.restore is not None:
             return
+        beyond = self._beyond(turn.claim.prefix, held.prefix)
         blocks = common(turn.claim.prefix.numbers, held.prefix.numbers)
         size = turn.claim.prefix.ends[blocks - 1] if blocks else 0
         expected = min(held.tokens, size / self.figures.text.value)
-        if expected >= LEAST:
+        if beyond >= expected + LEAST:
+            self.figures.beyond.observe(min(1.0, cached / beyond))
+        elif expected >= LEAST:
             self.holdings.correct(turn.member, turn.record, had=cached >= expected / 2)
 
     def _leave(self, turn: Turn) -> bool:
@@ -348,9 +372,11 @@ class Affinity:
 
     # engines
 
-    def add(self, member: Any, build: Hashable | None = None) -> None:
-        """An engine that holds nothing yet, unless it is known already; `build`: what it can read from the store."""
-        self.holdings.add(member, build)
+    def add(self, member: Any, build: Hashable | None = None, *, finds_files: bool = False) -> None:
+        """An engine that holds nothing yet, unless it is known already; `build`: what it can read from the store;
+        `finds_files`: it looks for what other engines have written.
+        """
+        self.holdings.add(member, build, finds_files=finds_files)
 
     def forget(self, member: Any) -> None:
         """The engine is gone, and all it held."""

@@ -21,13 +21,15 @@ class Rate:
 class Figures:
     """Seconds, unless something else is said."""
 
-    __slots__ = ("decode", "kv", "prefill", "read", "text", "token", "write")
+    __slots__ = ("beyond", "decode", "kv", "prefill", "read", "text", "token", "write")
 
     def __init__(self) -> None:
         self.prefill = Rate(0.01)  # for a token of a prompt that is not cached
         self.token = Rate(0.05)  # for a token of an answer
         self.decode = Rate(2.0)  # from the first token of an answer to its end
         self.text = Rate(4.0)  # bytes of text in a token of a prompt
+        # Share of a conversation that engines find again although what comes before its first message has changed.
+        self.beyond = Rate(1.0)
         self.kv = Rate(0.0)  # bytes of a saved conversation for each of its tokens
         self.write, self.read = Rate(1e-8), Rate(5e-9)  # for a byte of a saved conversation
 

@@ -1,6 +1,8 @@
 """KV files of ds4-server, of which every instance has a folder of its own: one's conversations for another one."""
 
+import asyncio
 import errno
+import logging
 import os
 import re
 import secrets
@@ -13,6 +15,8 @@ from slotproxy.instances.conversations import disk
 from slotproxy.instances.conversations.disk import Trouble
 
 KV_FILE = re.compile(r"[0-9a-f]{40}\.kv")  # the SHA-1 of the text whose KV it is
+logger = logging.getLogger(__name__)
+
 _NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS})
 
 
@@ -22,6 +26,34 @@ class Linked:
 
     names: tuple[str, ...]
     trouble: Trouble | None = None
+
+
+class OwnFolders:
+    """Those of engines that keep files by themselves, by instance; an engine that has ended leaves its files behind."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, Path] = {}
+        self._said = False  # why not all can be linked
+
+    def __contains__(self, instance: str) -> bool:
+        return instance in self._folders
+
+    async def join(self, instance: str, folder: Path) -> None:
+        """Its engine begins, and finds what the others have."""
+        self._folders[instance] = folder
+        await self.gather(instance)
+
+    async def gather(self, instance: str) -> None:
+        """Let its engine find what the others have by now."""
+        target = self._folders[instance]
+        for other, source in list(self._folders.items()):
+            if other != instance and source.is_dir():
+                self._tell(await asyncio.to_thread(link_missing, source, target))
+
+    def _tell(self, linked: Linked) -> None:
+        if linked.trouble is not None and not self._said:
+            self._said = True
+            logger.warning("%s", linked.trouble.sentence)
 
 
 def link_missing(source: Path, target: Path) -> Linked:

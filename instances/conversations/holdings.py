@@ -29,10 +29,11 @@ class Held:
 class Home:
     """One engine."""
 
-    __slots__ = ("build", "depth", "grant", "held", "turns")
+    __slots__ = ("build", "depth", "finds_files", "grant", "held", "turns")
 
     def __init__(self, build: Hashable | None) -> None:
         self.build = build  # None: nothing can be saved or read there
+        self.finds_files = False  # that other engines have written
         self.held: list[Held] = []  # the latest first
         self.depth = FIRST_DEPTH  # so many of them are believed to be there still
         self.grant = 0  # number of the lease in which it got the latest
@@ -76,9 +77,10 @@ class Holdings:
 
     # changing
 
-    def add(self, member: Any, build: Hashable | None) -> None:
+    def add(self, member: Any, build: Hashable | None, *, finds_files: bool = False) -> None:
         """An engine that holds nothing yet, unless it is known already; `build`: what it can read from the store."""
         home = self.home(member)
+        home.finds_files = finds_files
         if build is not None:
             home.build = build
 

@@ -19,6 +19,7 @@ from slotproxy.instances.profiles.profile import Kv
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.claim import Prefix
 from slotproxy.instances.upstream import Upstream
+from slotproxy.instances.wording import size
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,9 @@ class Savings:
         self._gone = gone
         self._proven: dict[str, bool] = {}  # by build
         self._suspects: set[str] = set()  # files for which an engine gave no answer
+        self._too_many: dict[str, int] = {}  # by build: tokens of the shortest conversation for which there was no room
         self._is_open = self._is_ours = False
-        self.memory = False  # the folder is in memory: what is saved there counts as memory in use
+        self._is_in_memory = False  # as a tmpfs is
 
     @property
     def is_open(self) -> bool:
@@ -67,6 +69,11 @@ class Savings:
     def size(self) -> int:
         """Bytes of all that is saved."""
         return self._store.size
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that all that is saved takes."""
+        return self._store.size if self._is_in_memory else 0
 
     @property
     def count(self) -> int:
@@ -83,16 +90,16 @@ class Savings:
 
         With `keep` what an earlier proxy kept is there, and is returned, the least recently used first.
         """
-        self._is_ours = True
         found = await self._folder.open(keep=keep and limit != 0)
         if isinstance(found, Trouble):
             logger.warning("conversations are not saved: %s", found.sentence)
             return ()
-        size = await self._folder.limit(limit, sum(saved.size for saved in found))
-        self._store = Store(size)
-        self._is_open = size > 0
-        if self._is_open and (note := await self._folder.memory_note(size)) is not None:
-            self.memory = True
+        self._is_ours = True
+        room = await self._folder.limit(limit, sum(saved.size for saved in found))
+        self._store = Store(room)
+        self._is_open = room > 0
+        if self._is_open and (note := await self._folder.memory_note(room)) is not None:
+            self._is_in_memory = True
             logger.warning("%s", note)
         for saved in found:
             await self._folder.delete(self._store.add(saved))
@@ -118,9 +125,10 @@ class Savings:
             self._proven[build] = proof.verdict is Verdict.HOLDS
         return self._proven[build]
 
-    def may_save(self) -> bool:
-        """Whether it is worth to try: the disk was not full a moment ago."""
-        return self._is_open and self._pause.over(monotonic())
+    def may_save(self, build: str, tokens: int) -> bool:
+        """Whether it is worth to try: the disk was not full a moment ago, and there is room for so many tokens."""
+        fits = tokens < self._too_many.get(build, tokens + 1)
+        return self._is_open and fits and self._pause.over(monotonic())
 
     async def save(self, upstream: Upstream, kv: Kv, build: str, principal: str, prefix: Prefix) -> Kept | NotKept:
         """What the slot of `upstream` holds, under what is known of it."""
@@ -139,6 +147,7 @@ class Savings:
         )  # fmt: skip
         await self._delete(self._store.add(saved))
         if self._store.find(saved.name) is None:
+            self._note_too_large(saved)
             return NotKept()
         return Kept(saved=saved, seconds=written.seconds)
 
@@ -156,9 +165,7 @@ class Savings:
             self._suspects.discard(saved.name)
             return restored.seconds
         logger.warning("instance %s: a saved conversation is not used: %s", upstream.instance, restored.sentence)
-        if (
-            restored.fault is Fault.NO_ANSWER and saved.name not in self._suspects
-        ):  # it may have died by chance
+        if restored.fault is Fault.NO_ANSWER and saved.name not in self._suspects:  # it may have died by chance
             self._suspects.add(saved.name)
             return NotRead(again=True)
         await self.delete(saved)
@@ -175,6 +182,13 @@ class Savings:
             self._gone(name)
         if names:
             await self._folder.delete(names)
+
+    def _note_too_large(self, saved: Saved) -> None:
+        """So that no engine writes as much again in vain."""
+        if saved.build not in self._too_many:
+            there, wanted = size(self.limit), size(saved.size)
+            logger.warning("a conversation of %s is not saved: there is room for %s (--kv-store-limit)", wanted, there)
+        self._too_many[saved.build] = min(saved.tokens, self._too_many.get(saved.build, saved.tokens))
 
     def _not_kept(self, upstream: Upstream, sentence: str, trouble: Trouble) -> NotKept:
         if self._pause.begin(monotonic()):

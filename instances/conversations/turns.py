@@ -7,18 +7,21 @@ would delay somebody for longer than he would notice; then as soon as nobody wan
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, Turn
+from slotproxy.instances.conversations.hard_links import OwnFolders
 from slotproxy.instances.conversations.holdings import Held
 from slotproxy.instances.conversations.savings import Kept, NotRead, Savings
 from slotproxy.instances.profiles import fingerprint
-from slotproxy.instances.profiles.launch import Launch
+from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.profiles.profile import Kv
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ class Turns:
         self._savings = savings
         self._tasks: asyncio.TaskGroup | None = None
         self._engines: dict[Upstream, _Engine] = {}
+        self._folders = OwnFolders()
         self._later: dict[Upstream, asyncio.TimerHandle] = {}
         self._closed = False
 
@@ -60,10 +64,14 @@ class Turns:
 
     # engines come and go: running.instance.Company
 
-    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+    async def joining(self, upstream: Upstream, launch: Launch, directory: Path) -> None:
         """It is ready, and nobody uses it yet."""
         self._forget_others(upstream)
         kv = launch.profile.kv
+        if kv.how == "files":
+            await self._folders.join(upstream.instance, Place(directory=directory, port=0).kv)
+            self._affinity.add(upstream, finds_files=True)
+            return
         if not self._savings.is_open or kv.how != "slots":
             self._affinity.add(upstream)
             return
@@ -71,7 +79,7 @@ class Turns:
         if await self._savings.is_proven(upstream, kv, build):
             self._engines[upstream] = _Engine(kv=kv, build=build)
             self._affinity.add(upstream, build)
-            self._leases.keeps_conversations = True
+            self._leases.keep_conversations()
         else:
             self._affinity.add(upstream)
 
@@ -103,13 +111,17 @@ class Turns:
 
     # turns: leases.UpstreamOwner
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         """Restore what was saved of its conversation. Whoever is cancelled here leaves the rest to the task: the slot
         is released when that is over.
         """
-        await asyncio.shield(self._hold(lease, self._restore(lease)))
+        task = self._begin(lease, self._restore(lease))
+        if task is None:
+            self._affinity.left_as_it_is(lease.turn)
+        else:
+            await asyncio.shield(task)
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         """Learn from it; release the lease, or save the conversation first."""
         upstream, turn = lease.upstream, lease.turn
         self._affinity.ended(
@@ -118,25 +130,32 @@ class Turns:
         )  # fmt: skip
         held = self._to_be_saved(upstream)
         if held is not None and self._is_time_to_save(held):
-            self._hold(lease, self._save(upstream, held))
+            self._begin(lease, self._save(upstream, held))
         elif held is not None:
             self._save_later(upstream)
         self._leases.warm(upstream, self._affinity.warmth(upstream))
         lease.release()
 
-    def _hold(self, lease: Lease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        """Begin what has to be over before the lease is released."""
-        assert self._tasks is not None
-        task = self._tasks.create_task(_logged(work))
-        lease.hold_for(task)
-        return task
+    def _begin(self, lease: KnownLease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
+        """Begin what has to be over before the lease is released; None: it is not begun, everything is being ended."""
+        logged = _logged(work)
+        if self._tasks is not None and not self._closed:
+            with suppress(RuntimeError):  # of a task group that is being cancelled
+                task = self._tasks.create_task(logged)
+                lease.hold_for(task)
+                return task
+        logged.close()
+        work.close()
+        return None
 
     # restoring
 
-    async def _restore(self, lease: Lease) -> None:
+    async def _restore(self, lease: KnownLease) -> None:
         turn: Turn = lease.turn
         upstream = lease.upstream
-        if await self._is_free_to_be_restored(upstream, turn):
+        if turn.restore is None:
+            await self._folders.gather(upstream.instance)
+        elif await self._is_free_to_be_restored(upstream, turn):
             await self._read(upstream, turn)
         else:
             self._affinity.left_as_it_is(turn)
@@ -152,7 +171,7 @@ class Turns:
     async def _read(self, upstream: Upstream, turn: Turn) -> None:
         engine = self._engines.get(upstream)
         saved = None if turn.restore is None else self._affinity.holdings.saved(turn.restore)
-        if engine is None or saved is None:
+        if engine is None or saved is None or saved.build != engine.build:  # it may have been saved anew meanwhile
             self._affinity.left_as_it_is(turn)
             return
         seconds = await self._savings.restore(upstream, engine.kv, saved)
@@ -164,9 +183,17 @@ class Turns:
     # saving
 
     def _to_be_saved(self, upstream: Upstream) -> Held | None:
-        if self._closed or upstream not in self._engines or not self._savings.may_save():
-            return None
-        return self._affinity.to_be_saved(upstream)
+        held = self._affinity.to_be_saved(upstream) if upstream in self._engines else None
+        return None if held is None or self._had_others(upstream) or not self._may_save(upstream, held) else held
+
+    def _may_save(self, upstream: Upstream, held: Held) -> bool:
+        engine = self._engines.get(upstream)
+        return not self._closed and engine is not None and self._savings.may_save(engine.build, held.tokens)
+
+    def _had_others(self, upstream: Upstream) -> bool:
+        """Whether its slot had another request after the conversation that it is known to have worked on last."""
+        last = self._leases.last_grant(upstream)
+        return last is not None and last != self._affinity.holdings.home(upstream).grant
 
     def _is_time_to_save(self, held: Held) -> bool:
         """Whether nobody who waits, or is about to come, is delayed for longer than he would notice."""
@@ -176,10 +203,9 @@ class Turns:
 
     async def _save(self, upstream: Upstream, held: Held) -> bool:
         """Whether it is saved now."""
-        engine = self._engines.get(upstream)
-        if engine is None:
+        if not self._may_save(upstream, held):
             return False
-        record = held.record
+        engine, record = self._engines[upstream], held.record
         kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
         if not isinstance(kept, Kept):
             return False
@@ -208,7 +234,7 @@ class Turns:
         if lease is None:
             self._save_later(upstream)
         else:
-            self._hold(lease, self._save(upstream, held))
+            self._begin(lease, self._save(upstream, held))
             lease.release()
 
 

@@ -55,6 +55,11 @@ class Launch:
     extra_args: tuple[str, ...] = ()
     help_text: str = ""  # what the engine prints for --help, if a choice depends on it
     pooling: str = modes.DEFAULT_POOLING  # how the model makes one embedding of its tokens' states
+    has_store: bool = True  # there is a folder of saved conversations; else each instance saves into its own
+
+    @property
+    def uses_store(self) -> bool:
+        return self.has_store and self.profile.shares_store
 
     def command(self, place: Place) -> tuple[str, ...]:
         """The user's own arguments come last: engines take the last of repeated options."""
@@ -93,7 +98,7 @@ class Launch:
             **{f"port{number}": str(port) for number, port in enumerate(place.further_ports, start=2)},
             "ctx": str(self.ctx),
             "kv": str(place.kv),
-            "store": str(place.store),
+            "store": str(place.store if self.has_store else place.kv),
             "dir": str(place.directory),
             "threads": str(self.threads),
             "pooling": self.pooling,

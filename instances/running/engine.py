@@ -176,9 +176,11 @@ def _occupied(launch: Launch, directory: Path) -> Iterator[None]:
     lock: FileLock | None = None
     place = Place(directory=directory, port=0)
     try:
-        for private in (directory, place.kv, *([place.store] if launch.profile.shares_store else [])):
-            private.mkdir(mode=0o700, parents=True, exist_ok=True)
-            private.chmod(0o700)
+        private = (directory, place.kv, *([place.store] if launch.uses_store else []))
+        for path in private:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in private:
+            path.chmod(0o700)
         if launch.profile.lock.holder == "supervisor":
             lock = FileLock.take(directory / "engine.lock")
     except LockHeld as error:

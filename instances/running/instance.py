@@ -32,8 +32,8 @@ EXIT_GRACE = 0.3  # seconds for an engine that misbehaves to exit by itself, and
 class Company(Protocol):
     """Who is told when engines begin to serve and when they no longer do. Nothing raises."""
 
-    async def joining(self, upstream: Upstream, launch: Launch) -> None:
-        """The engine is ready, and nobody uses it before this returns."""
+    async def joining(self, upstream: Upstream, launch: Launch, directory: Path) -> None:
+        """The engine is ready, and nobody uses it before this returns. `directory` is its instance's."""
 
     async def leaving(self, upstream: Upstream) -> None:
         """It gets no more requests, has none, and is to be ended once this returns."""
@@ -45,7 +45,7 @@ class Company(Protocol):
 class Unaccompanied:
     """Nobody wants to know."""
 
-    async def joining(self, upstream: Upstream, launch: Launch) -> None:
+    async def joining(self, upstream: Upstream, launch: Launch, directory: Path) -> None:
         pass
 
     async def leaving(self, upstream: Upstream) -> None:
@@ -275,7 +275,7 @@ class Instance:
             where = f"pid {engine.process.pid}, port {engine.upstream.port}"
             self.status.step(Event.ANSWERED, f"{where}, {self._loop.time() - began:.2f} s")
             await engine.warm_up(self._probe)
-            await self._company.joining(engine.upstream, self._launch)
+            await self._company.joining(engine.upstream, self._launch, self.directory)
         except EngineFailed as failed:
             return failed.failure
         self._port_tries = 0

@@ -28,9 +28,17 @@ PAUSE, LONGEST_PAUSE = 5.0, 640.0  # seconds until the next try, doubling
 class Governor:
     """Wires growth to the fleet and the monitor, and decides when each is asked."""
 
-    def __init__(self, settings: SupplySettings, fleet: Fleet, leases: Leases, probe: Probe) -> None:
+    def __init__(
+        self,
+        settings: SupplySettings,
+        fleet: Fleet,
+        leases: Leases,
+        probe: Probe,
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`beside`: bytes of memory that are used for the instances outside of them."""
         self.growth = Growth(settings)
-        self.monitor = MemoryMonitor(settings, lambda: fleet.instances)
+        self.monitor = MemoryMonitor(settings, lambda: fleet.instances, beside)
         self._settings = settings
         self._fleet = fleet
         self._leases = leases

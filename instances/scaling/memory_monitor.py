@@ -31,8 +31,15 @@ FAULTING = 200  # major page faults of the engines in a second, likewise, if mem
 class MemoryMonitor:
     """Reads for one supply. `instances` are those that run now, the ones on their way out included."""
 
-    def __init__(self, settings: SupplySettings, instances: Callable[[], Sequence[Instance]]) -> None:
+    def __init__(
+        self,
+        settings: SupplySettings,
+        instances: Callable[[], Sequence[Instance]],
+        beside: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`beside`: bytes of memory that are used for the instances outside of them."""
         self._instances = instances
+        self._beside = beside
         self._settings = settings
         self.machine = machines.choose(settings.memory_metric)
         self.total = self.machine.total()
@@ -59,7 +66,8 @@ class MemoryMonitor:
     @property
     def used(self) -> int:
         """Bytes of the governed metric, as of the last reading."""
-        return self.machine.used(self._readings())
+        beside = self._beside() if self.machine.metric != "vram" else 0
+        return self.machine.used(self._readings()) + beside
 
     @property
     def limit(self) -> int:

@@ -9,7 +9,7 @@ What an engine answers beside its slots (`beside`) gets a lease that holds none:
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Protocol
@@ -42,10 +42,10 @@ class Answered:
 class UpstreamOwner(Protocol):
     """Who is told what requests learn about upstreams. No method may block or raise."""
 
-    async def prepare(self, lease: "Lease") -> None:
+    async def prepare(self, lease: "KnownLease") -> None:
         """Do what is to be done to the engine before the request of `lease.turn` is sent. May be cancelled."""
 
-    def answered(self, lease: "Lease", answered: Answered) -> None:
+    def answered(self, lease: "KnownLease", answered: Answered) -> None:
         """The request of `lease.turn` was answered; the owner releases the lease, at once or very soon."""
 
     def abandoned(self, lease: "Lease") -> None:
@@ -62,19 +62,56 @@ class UpstreamOwner(Protocol):
 
 
 class Lease:
-    """One held slot."""
+    """One held slot. Nobody learns anything from what becomes of it."""
 
-    __slots__ = ("_leases", "_until", "streaming", "ticket", "turn", "upstream")
+    __slots__ = ("_leases", "streaming", "ticket", "upstream")
 
     holds_slot = True
+    turn: Any = None  # of its conversation, as the claim policy sees it; None: it has none
+    is_of_interest = False  # whether anybody learns from what becomes of it
+    is_to_be_prepared = False  # whether `prepare` has anything to do
 
-    def __init__(self, leases: "Leases | None", ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
-        self._leases = leases
+    def __init__(self, leases: "Leases", ticket: Ticket, upstream: Upstream) -> None:
+        self._leases: Leases | None = leases
         self.ticket = ticket
         self.upstream = upstream
         self.streaming = False  # said by the holder: how fast an engine notices a disconnect depends on it
-        self.turn = turn  # of its conversation, as the claim policy sees it; None: it has none
+
+    def release(self) -> None:
+        leases = self._leases
+        if leases is not None:
+            self._leases = None
+            leases._leave(self.ticket, self.upstream)
+
+    async def prepare(self) -> None:
+        """Before the request is sent: let the engine have what was saved of its conversation."""
+
+    def finish(self, answered: Answered) -> None:
+        """The answer was complete: give the slot back, and let others learn from it."""
+        self.release()
+
+    def abandon(self) -> None:
+        """Give the slot up while the engine may still work on the request: its owner releases it."""
+        if self._leases is None:
+            return
+        self._leases.owner.abandoned(self)
+
+
+class KnownLease(Lease):
+    """One of which it is known who asks, and perhaps in which conversation."""
+
+    __slots__ = ("_until", "turn")
+
+    is_of_interest = True
+
+    def __init__(self, leases: "Leases", ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
+        Lease.__init__(self, leases, ticket, upstream)
+        self.turn = turn
         self._until: asyncio.Future[None] | None = None
+
+    @property
+    def is_to_be_prepared(self) -> bool:  # type: ignore[override]
+        return self.turn is not None and self.turn.is_to_be_prepared
 
     def release(self) -> None:
         leases = self._leases
@@ -84,29 +121,17 @@ class Lease:
             self._until.add_done_callback(lambda _: self.release())
             return
         self._leases = None
-        leases._leave(self.ticket, self.upstream, self.turn)
+        leases._leave_known(self.ticket, self.upstream, self.turn)
 
     def hold_for(self, work: "asyncio.Future[None]") -> None:
         """Whoever releases it, it is not released before `work` is done."""
         self._until = work
 
-    @property
-    def is_of_interest(self) -> bool:
-        """Whether anybody learns from what becomes of it."""
-        return self.turn is not None or (self._leases is not None and self._leases.is_charged(self.ticket))
-
-    @property
-    def is_to_be_prepared(self) -> bool:
-        """Whether `prepare` has anything to do."""
-        return self.turn is not None and self.turn.restore is not None
-
     async def prepare(self) -> None:
-        """Before the request is sent: let the engine have what was saved of its conversation."""
         if self._leases is not None:
             await self._leases.owner.prepare(self)
 
     def finish(self, answered: Answered) -> None:
-        """The answer was complete: give the slot back, and let others learn from it."""
         leases = self._leases
         if leases is None:
             return
@@ -117,20 +142,14 @@ class Lease:
         else:
             leases.owner.answered(self, answered)
 
-    def abandon(self) -> None:
-        """Give the slot up while the engine may still work on the request: its owner releases it."""
-        if self._leases is None:
-            return
-        self._leases.owner.abandoned(self)
 
-
-class QueuedLease(Lease):
+class QueuedLease(KnownLease):
     """A slot that was waited for."""
 
     __slots__ = ("position",)
 
     def __init__(self, leases: "Leases", grant: Grant[Upstream], position: int) -> None:
-        Lease.__init__(self, leases, grant.ticket, grant.member, grant.turn)
+        KnownLease.__init__(self, leases, grant.ticket, grant.member, grant.turn)
         self.position = position  # tickets that were ahead when the wait began
 
 
@@ -157,10 +176,10 @@ def unobserved(status: int | None, fields: tuple[Field, ...], body: bytes) -> No
 
 
 class _Unowned:
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         pass
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         lease.release()
 
     def abandoned(self, lease: Lease) -> None:
@@ -187,7 +206,8 @@ class Leases:
         self._refusal: Callable[[], InstanceError] | None = None
         self._waited = 0.0  # seconds, by all that got a slot
         self._alarm: asyncio.TimerHandle | None = None  # when the next that holds out for a slot takes any
-        self.keeps_conversations = False  # what was computed of one can be had again although its engine has it no more
+        self.has_choice = False  # whether it matters what a request is about
+        self._keeps_conversations = False  # what was computed of one can be had although its engine has it no more
         self._errors: Counter[str] = Counter()
         self.owner: UpstreamOwner = _Unowned()
 
@@ -202,12 +222,6 @@ class Leases:
     @property
     def upstreams(self) -> tuple[Upstream, ...]:
         return self._pool.members
-
-    @property
-    def has_choice(self) -> bool:
-        """Whether it matters what a request is about."""
-        pool = self._pool
-        return pool.claim_policy is not None and (self.keeps_conversations or len(pool.members) != 1)
 
     @property
     def has_free_slot(self) -> bool:
@@ -245,6 +259,10 @@ class Leases:
     def leased(self, upstream: Upstream) -> int:
         return self._pool.leased(upstream)
 
+    def last_grant(self, upstream: Upstream) -> int | None:
+        """The number of the last lease on `upstream`; None: it is not leased any longer."""
+        return self._pool.last_grant(upstream)
+
     def take(self, exclude: Set[Hashable] = NOBODY) -> Lease | None:
         """A slot at once, or None. Raises the refusal in force."""
         if self._refusal is not None:
@@ -268,20 +286,20 @@ class Leases:
                 return SlotlessLease(self, 0, beside)
         if claim is not None:
             granted = self._pool.take_for(claim, monotonic(), exclude)
-            return None if granted is None else Lease(self, *granted)
+            return None if granted is None else KnownLease(self, *granted)
         grant = self._pool.take(exclude)
         if grant is None:
             return None
         ticket, upstream = grant
         return Lease(self, ticket, upstream)
 
-    def set_aside(self, upstream: Upstream) -> Lease | None:
+    def set_aside(self, upstream: Upstream) -> KnownLease | None:
         """The slot of an engine that nobody wants now, for something that is no request; None: somebody does."""
         pool = self._pool
         if self._refusal is not None or pool.queued or pool.leased(upstream):
             return None
         ticket = pool.set_aside(upstream)
-        return None if ticket is None else Lease(self, ticket, upstream)
+        return None if ticket is None else KnownLease(self, ticket, upstream)
 
     async def wait(self, timeout: float, exclude: Set[Hashable] = NOBODY, claim: Claim = NO_CLAIM) -> QueuedLease:
         """A slot within `timeout` seconds. Raises QueueFull, QueueTimeout, HeldBack or the refusal in force."""
@@ -352,6 +370,7 @@ class Leases:
         offered = upstream.slots if slots is None else slots
         self._deliver(self._pool.add(upstream, offered, overflow=upstream.overflow, now=monotonic()))
         self._beside.offer(upstream)
+        self._weigh()
 
     def resize(self, upstream: Upstream, slots: int) -> None:
         """Offer so many slots of `upstream` from now on, if it is offered at all. Leases that are out stay out."""
@@ -361,6 +380,7 @@ class Leases:
         """Lease `upstream` no more; return how many leases are still out."""
         leased = self._pool.withdraw(upstream)
         self._beside.withdraw(upstream)
+        self._weigh()
         if self._pool.queued:
             self._deliver(self._pool.expire(monotonic()))
         return leased + self._beside.out(upstream)
@@ -370,13 +390,29 @@ class Leases:
         while self._pool.leased(upstream) or self._beside.out(upstream):
             await self._drained.setdefault(upstream, asyncio.Event()).wait()
 
-    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
+    def reconfigure(
+        self,
+        queue_limit: int,
+        policy: Policy,
+        per_client: int | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         """From now on by these; requests that wait already go on waiting."""
-        self._pool.reconfigure(queue_limit, policy, per_client)
+        self._pool.reconfigure(queue_limit, policy, per_client, weights)
 
     def decide_by(self, policy: ClaimPolicy | None) -> None:
         """Who decides from now on for requests that say what they are about; None: it does not matter what they say."""
         self._pool.decide_by(policy)
+        self._weigh()
+
+    def keep_conversations(self) -> None:
+        """From now on what an engine has computed can be had again although it has it no more."""
+        self._keeps_conversations = True
+        self._weigh()
+
+    def _weigh(self) -> None:
+        pool = self._pool
+        self.has_choice = pool.claim_policy is not None and (self._keeps_conversations or len(pool.members) != 1)
 
     def refuse(self, refusal: Callable[[], InstanceError]) -> None:
         """Until `accept`, every queued and every new request gets what `refusal` makes (a new one each: they are
@@ -390,10 +426,6 @@ class Leases:
     def accept(self) -> None:
         self._refusal = None
 
-    def is_charged(self, ticket: Ticket) -> bool:
-        """Whether the line before the slots wants to know what the request cost."""
-        return self._pool.is_charged(ticket)
-
     def served(self, ticket: Ticket, tokens: float) -> None:
         """What the request of a lease cost, see `principal.cost`."""
         self._pool.served(ticket, tokens, monotonic())
@@ -402,17 +434,23 @@ class Leases:
         """`upstream` holds so many tokens of a conversation that nobody else has."""
         self._pool.warm(upstream, tokens)
 
-    def _leave(self, ticket: Ticket, upstream: Upstream, turn: Any = None) -> None:
+    def _leave(self, ticket: Ticket, upstream: Upstream) -> None:
+        if self._pool.release(ticket):
+            self._deliver(self._pool.expire(monotonic()))
+        if self._drained:
+            self._tell_if_drained(upstream)
+
+    def _leave_known(self, ticket: Ticket, upstream: Upstream, turn: Any) -> None:
         pool = self._pool
         if turn is not None and pool.claim_policy is not None:
-            pool.claim_policy.failed(turn)
-        grants = pool.leave(ticket, monotonic()) if pool.queued else pool.leave(ticket)
-        if grants or self._alarm is not None:
-            self._deliver(grants)
-        if self._drained and not pool.leased(upstream):
-            event = self._drained.pop(upstream, None)
-            if event is not None:
-                event.set()
+            pool.claim_policy.failed(turn)  # unless more was learned of it
+        self._deliver(pool.leave(ticket, monotonic()))
+        if self._drained:
+            self._tell_if_drained(upstream)
+
+    def _tell_if_drained(self, upstream: Upstream) -> None:
+        if not self._pool.leased(upstream) and (event := self._drained.pop(upstream, None)) is not None:
+            event.set()
 
     def _leave_beside(self, upstream: Upstream) -> None:
         if self._beside.leave(upstream) and (event := self._drained.pop(upstream, None)) is not None:

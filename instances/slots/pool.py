@@ -8,7 +8,7 @@ until a moment that was fixed when it began to; then it takes any.
 """
 
 import itertools
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from slotproxy.instances.errors import QueueFull
@@ -68,9 +68,15 @@ class Pool(Generic[M]):
         self._tickets = itertools.count(1)
         self.granted = 0  # leases so far
 
-    def reconfigure(self, queue_limit: int, policy: Policy, per_client: int | None = None) -> None:
-        """From now on by these; who is queued already stays."""
-        self.line.reconfigure(per_client=per_client)
+    def reconfigure(
+        self,
+        queue_limit: int,
+        policy: Policy,
+        per_client: int | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        """From now on by these, see `Line`; who is queued already stays."""
+        self.line.reconfigure(per_client=per_client, weights=weights)
         self.queue_limit = queue_limit
         self._policy = policy
         if self.claim_policy is not None:
@@ -125,6 +131,11 @@ class Pool(Generic[M]):
         if seat is not None:
             return seat.leased
         return sum(1 for held in self._leases.values() if held.member == member)
+
+    def last_grant(self, member: M) -> int | None:
+        """The number of the last lease on `member`, as `granted` counts them; None: it is not granted any longer."""
+        seat = self._seats.get(member)
+        return None if seat is None else seat.last_grant
 
     @property
     def has_free_slot(self) -> bool:
@@ -213,9 +224,16 @@ class Pool(Generic[M]):
         _await(waiting, None)
         return self._assign(now)
 
-    def is_charged(self, ticket: Ticket) -> bool:
-        """Whether the line wants to know what it cost."""
-        return ticket in self._charged
+    def release(self, ticket: Ticket) -> bool:
+        """Return a slot that was taken without a claim; whether somebody waits, to whom `expire` may give it.
+
+        Nothing happens the second time.
+        """
+        seat = self._leases.pop(ticket, None)
+        if seat is None:
+            return False
+        seat.leased -= 1
+        return bool(self._queue)
 
     def served(self, ticket: Ticket, tokens: float, now: float) -> None:
         """What a lease cost, see `principal.cost`."""
@@ -223,12 +241,14 @@ class Pool(Generic[M]):
         self.line.served(ticket, tokens, now)
 
     def expire(self, now: float) -> list[Grant[M]]:
-        """Those that have held out long enough take any slot, and those that no longer have a reason to."""
+        """Who gets what is free: by now some may have held out for long enough, or have no reason to any more."""
         return self._assign(now) if self._queue else []
 
     @property
     def next_expiry(self) -> float | None:
-        """When the next of those that hold out no longer does; None: nobody holds out."""
+        """When the next of those that hold out beside a free slot no longer does; None: nobody does."""
+        if not self.has_free_slot:
+            return None
         return min((one.until for one in self._queue.values() if one.awaits is not None), default=None)
 
     def add(self, member: M, slots: int = 1, *, overflow: bool = False, now: float = 0.0) -> list[Grant[M]]:

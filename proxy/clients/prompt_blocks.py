@@ -87,7 +87,7 @@ def prefix_of(told: Told) -> Prefix:
     hashed = struct.unpack("<" + len(blocks) * "Q24x", b"".join([sha256(each).digest() for each in blocks]))
     sizes = [len(each) for each in blocks]
     numbers, ends = _chain(hashed), tuple(accumulate(sizes))
-    if turn is None or turn == len(blocks):
+    if turn is None:
         return Prefix(numbers=numbers, ends=ends)
     if not turn:
         return Prefix(numbers=numbers, ends=ends, turn_numbers=numbers, turn_ends=ends)

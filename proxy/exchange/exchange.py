@@ -191,7 +191,8 @@ class Exchange(Answer):
         try:
             self.expects_stream = (await _in_steps(bodies.looked_at(self.request, self._body))).streaming
             if self._forwarder.leases.has_choice and worth_a_look(self.request, self._body):
-                self._claim = self._forwarder.claim(self.request, self._body, self._client.peer)
+                claim = self._forwarder.claim  # in a thread: of a large body it takes long
+                self._claim = await asyncio.to_thread(claim, self.request, self._body, self._client.peer)
         except errors.Refusal as refusal:
             self._refused_a_slot(refusal)
         except Exception as error:

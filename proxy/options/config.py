@@ -18,6 +18,7 @@ from slotproxy.instances.forecast.parallel_slots import evaluate_parallel_slots
 from slotproxy.instances.settings import METRICS, MemoryLimit, SupplySettings, UpstreamSpec
 from slotproxy.instances.slots.routing import POLICIES
 from slotproxy.proxy.options import key_file
+from slotproxy.proxy.options.key_file import LabelledKey
 from slotproxy.proxy.options.option import option, table
 from slotproxy.proxy.options.values import (
     FLAG,
@@ -246,13 +247,17 @@ class Settings:
 
     def keys(self) -> tuple[str, ...]:
         """The keys of --api-key and --api-key-file; reads the file. Raises ConfigurationError."""
-        return tuple(key for _, key in self.labelled_keys())
+        return tuple(one.key for one in self.labelled_keys())
 
-    def labelled_keys(self) -> tuple[tuple[str, str], ...]:
-        """The same, each behind the label by which it may be spoken of: its own, or `key-` and its place among all."""
-        given = [("", key) for key in self.api_key]
+    def labelled_keys(self) -> tuple[LabelledKey, ...]:
+        """The same, each with the label by which it may be spoken of: its own, or `key-` and its place among all."""
+        given = [LabelledKey("", key) for key in self.api_key]
         given += key_file.read(self.api_key_file) if self.api_key_file is not None else []
-        return tuple((label or f"key-{place}", key) for place, (label, key) in enumerate(given, start=1))
+        return tuple(one._replace(label=one.label or f"key-{place}") for place, one in enumerate(given, start=1))
+
+    def weights(self) -> dict[str, float]:
+        """Of the service, by label, of those who have more or less than others. Raises ConfigurationError."""
+        return {one.label: one.weight for one in self.labelled_keys() if one.weight != 1.0}
 
     def check(self, environ: Mapping[str, str]) -> None:
         """Raises ConfigurationError where options that are sound alone do not go together, or with this machine."""

@@ -272,6 +272,7 @@ async def back(proxy: Running, engine: psutil.Process) -> bool:
 
 DATES = {
     "governor.py": "when a calibration was made",
+    "proof.py": "when it was tried whether conversations can be handed over",
     "remote.py": "dates in a server's answers",
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.errors import ModelError, NoInstances, StartupError
+from slotproxy.instances.errors import ConfigurationError, ModelError, NoInstances, StartupError
 from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.readiness import Readiness
@@ -123,3 +123,10 @@ def test_a_start_has_not_failed_where_anything_served_or_serves() -> None:
     served.step(0, State.READY)
     assert not served.fail(1)
     assert not House([Stub()], elsewhere=True).fail()
+
+
+@pytest.mark.parametrize(("cause", "wrong"), [(Cause.MODEL, True), (Cause.ARGUMENTS, True), (Cause.CRASH, False)])
+def test_what_the_user_has_to_change_is_a_wrong_configuration(cause: Cause, wrong: bool) -> None:
+    house = House([Stub()])
+    house.fail(cause=cause)
+    assert isinstance(house.readiness.fatal, ConfigurationError) == wrong

@@ -14,7 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
+from tests.benchmarks import tables
 from tests.benchmarks.peers import CACHE
+from tests.laboratory import report
 from tests.laboratory.contenders import POLICIES, simulate
 from tests.laboratory.dispatch import Dispatcher
 from tests.laboratory.figures import Figures, figures, percentile
@@ -50,18 +52,27 @@ def main() -> int:
     if options.plot and not options.json:
         print("--plot draws what --json FILE has written: give both", file=sys.stderr)
         return 2
-    began, turns, results = time.perf_counter(), 0, []
-    for machine in options.machine or MACHINES:
-        for trace in options.trace or TRACES:
-            told = _compare(machine, trace, options)
-            turns += sum(one.turns for one in told.values())
-            policies = {name: asdict(one) for name, one in told.items()}
-            results.append({"machine": machine, "trace": trace, "policies": policies})
+    began = time.perf_counter()
+    told = {
+        (machine, trace): _compare(machine, trace, options)
+        for machine in options.machine or MACHINES
+        for trace in options.trace or TRACES
+    }
+    turns = sum(one.turns for policies in told.values() for one in policies.values())
     print(LEGEND)
     print(f"Seed {options.seed}; {turns / (time.perf_counter() - began):,.0f} simulated requests a second.")
     if options.json:
-        options.json.write_text(json.dumps({"seed": options.seed, "results": results}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"seed": options.seed, "results": _as_json(told)}, indent=1) + "\n")
+    if options.write:
+        tables.put(options.write, "routing", tables.markdown(report.HEADER, [*report.rows(told)]))
     return _draw(options.json, options.plot) if options.plot else 0
+
+
+def _as_json(told: report.Told) -> list[dict[str, object]]:
+    return [
+        {"machine": machine, "trace": trace, "policies": {name: asdict(one) for name, one in policies.items()}}
+        for (machine, trace), policies in told.items()
+    ]
 
 
 def _compare(machine: str, trace: str, options: argparse.Namespace) -> dict[str, Figures]:
@@ -103,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--hosts", type=int, default=1, help="of that machine, with clients for all of them")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table of docs/routing.md there")
     parser.add_argument("--plot", type=Path, metavar="PICTURE", help="draw them; matplotlib: make bench-peers")
     return parser
 

@@ -13,7 +13,7 @@ MACHINE = "two-cores"
 PANELS = (
     ("chat-6", "later_mean", "6 chats: seconds to the first\ntoken of later turns, mean"),
     ("chat-12", "later_mean", "12 chats: the same"),
-    ("agents", "later_mean", "6 coding agents: the same"),
+    ("agents-plain", "later_mean", "6 coding agents: the same"),
     ("flood", "unfair", "beside a flood of 200 requests:\nlongest wait, in fair shares"),
 )
 OURS, OTHERS, BOUNDS = "#d1495b", "#8d99ae", "#cfd4dc"

@@ -17,8 +17,11 @@ from tests.laboratory.trace import Turn
 QUEUE_LIMIT = 1_000_000  # nobody is refused here: what is compared is how long they wait
 
 
+NO_TURN = -1
+
+
 class Given(NamedTuple):
-    """A turn, by its place in the trace, has the slot of `engine`."""
+    """A turn, by its place in the trace, has the slot of `engine`; NO_TURN: the slot is to be saved and no more."""
 
     number: int
     engine: int
@@ -57,6 +60,9 @@ class Dispatcher(Protocol):
 
     def end(self, done: Done, saving: float, now: float) -> list[Given]:
         """The slot is free, after `saving` seconds for that."""
+
+    def saved(self, engine: int, seconds: float, now: float) -> list[Given]:
+        """What was to be saved without a turn has been, and the slot is free."""
 
     def wake_at(self) -> float | None:
         """When `wake` is to be called though nothing has happened."""
@@ -106,6 +112,9 @@ class Plain:
         ticket = self._tickets.pop(done.number)
         del self._numbers[ticket]
         return self._given(self._pool.leave(ticket, now), now)
+
+    def saved(self, engine: int, seconds: float, now: float) -> list[Given]:
+        return []
 
     def wake_at(self) -> float | None:
         expiry = self._pool.next_expiry

@@ -2,7 +2,7 @@
 
 What `conversations.turns` does with engines and files is done here with texts: before a turn what its slot holds is
 saved and what is saved of its conversation is restored, if the policy says so; after it, its text is saved, unless that
-would delay somebody for too long. The proxy saves that later, when nobody wants the slot; the laboratory does not.
+would delay somebody for too long: then later, once nobody wants the slot.
 """
 
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from slotproxy.instances.conversations import affinity
 from slotproxy.instances.conversations.holdings import Held
 from slotproxy.instances.conversations.store import Saved, Stamp, Store
+from slotproxy.instances.conversations.turns import QUIET
 from slotproxy.instances.slots.pool import Grant
 from slotproxy.instances.slots.routing import least_busy
-from tests.laboratory.dispatch import Done, Given, Plain
+from tests.laboratory.dispatch import NO_TURN, Done, Given, Plain
 from tests.laboratory.machines import GIB, Machine
 from tests.laboratory.texts import Text, size
 
@@ -32,11 +33,14 @@ class Remembering(Plain):
         self._turns: dict[int, affinity.Turn] = {}  # by number
         self._texts: dict[Any, Text] = {}  # by record: what an engine has of it
         self._saving: dict[int, Held] = {}  # by engine: what it saves
+        self._later: dict[int, float] = {}  # by engine: when to look whether it may save
+        self._aside: dict[int, int] = {}  # by engine: the ticket with which it saves
         self._store = Store(STORE)
         self._files: dict[str, Text] = {}
         self._names = 0
 
     def offer(self, engine: int, now: float) -> list[Given]:
+        self._later.pop(engine, None)
         self.affinity.forget(engine)
         self.affinity.add(engine, self._build)
         return super().offer(engine, now)
@@ -61,7 +65,10 @@ class Remembering(Plain):
             now=now,
         )
         held = self.affinity.to_be_saved(done.engine)
-        if held is None or not self._is_time_to_save(held):
+        if held is None:
+            return False
+        if not self._is_time_to_save(held):
+            self._later.setdefault(done.engine, now + QUIET)
             return False
         self._saving[done.engine] = held
         return True
@@ -78,6 +85,33 @@ class Remembering(Plain):
         del self._turns[done.number]
         self._pool.warm(done.engine, self.affinity.warmth(done.engine))
         return super().end(done, saving, now)
+
+    def wake_at(self) -> float | None:
+        times = [when for when in (super().wake_at(), *self._later.values()) if when is not None]
+        return min(times, default=None)
+
+    def wake(self, now: float) -> list[Given]:
+        due = [engine for engine, when in self._later.items() if when <= now]
+        return super().wake(now) + [given for engine in due for given in self._save_if_idle(engine, now)]
+
+    def _save_if_idle(self, engine: int, now: float) -> list[Given]:
+        del self._later[engine]
+        held = self.affinity.to_be_saved(engine)
+        if held is None:
+            return []
+        ticket = None
+        if not self._pool.queued and not self._pool.leased(engine):
+            ticket = self._pool.set_aside(engine)
+        if ticket is None:
+            self._later[engine] = now + QUIET
+            return []
+        self._saving[engine], self._aside[engine] = held, ticket
+        return [Given(NO_TURN, engine, keeps=True)]
+
+    def saved(self, engine: int, seconds: float, now: float) -> list[Given]:
+        self._save(self._saving.pop(engine), seconds)
+        self._pool.warm(engine, self.affinity.warmth(engine))
+        return self._given(self._pool.leave(self._aside.pop(engine), now), now)
 
     def _given(self, grants: list[Grant[int]], now: float) -> list[Given]:
         return [self._one_given(grant) for grant in grants]

@@ -8,7 +8,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from tests.laboratory.dispatch import Dispatcher, Done, Given
+from tests.laboratory.dispatch import NO_TURN, Dispatcher, Done, Given
 from tests.laboratory.kv import EngineMemory, PerfectMemory
 from tests.laboratory.machines import DECODE, PREFILL, Machine
 from tests.laboratory.processors import Processors
@@ -121,9 +121,15 @@ class Simulation:
 
     def _begin(self, given: Given) -> None:
         number, name, keeps, restore, believed = given
-        engine, served = self._engines[name], self._served[number]
-        if engine.serves is not None or engine.restarting:
+        engine = self._engines[name]
+        if engine.given is not None or engine.restarting:
             raise RuntimeError(f"engine {name} is given a second turn")
+        if number == NO_TURN:
+            engine.given = given
+            engine.phases.append((SAVE, self._machine.save(size(engine.memory.slot))))
+            self._next_phase(name)
+            return
+        served = self._served[number]
         if served is None or served.engine >= 0:
             raise RuntimeError(f"turn {number} is given an engine out of turn")
         turn, machine = self._trace.turns[number], self._machine
@@ -153,9 +159,13 @@ class Simulation:
     def _phase_over(self, name: int) -> None:
         engine = self._engines[name]
         served, given = engine.serves, engine.given
-        if served is None or given is None:  # it was restarted
+        if given is None:  # it was restarted
             engine.restarting = False
             self._give(self._dispatcher.offer(name, self._now))
+            return
+        if served is None:  # it had no turn
+            engine.given = None
+            self._give_after(name, self._dispatcher.saved(name, engine.seconds, self._now))
             return
         if engine.phase == RESTORE:
             self._dispatcher.restored(given, engine.seconds, self._now)
@@ -187,8 +197,10 @@ class Simulation:
     def _free(self, name: int, engine: _Engine, served: Served) -> None:
         engine.serves = engine.given = None
         saving = engine.seconds if engine.phase == SAVE else 0.0
-        given = self._dispatcher.end(self._done(name, served), saving, self._now)
-        if engine.restarting:
+        self._give_after(name, self._dispatcher.end(self._done(name, served), saving, self._now))
+
+    def _give_after(self, name: int, given: list[Given]) -> None:
+        if self._engines[name].restarting:
             self._restart(name)
         self._give(given)
 
@@ -206,7 +218,7 @@ class Simulation:
         """Each as soon as its turn has ended."""
         for name, engine in enumerate(self._engines):
             engine.restarting = True
-            if engine.serves is None:
+            if engine.given is None:
                 self._restart(name)
         for name in range(len(self._engines)):
             self._give(self._dispatcher.withdraw(name, self._now))

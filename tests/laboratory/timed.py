@@ -37,6 +37,9 @@ class Timed:
         self.decisions.append(thread_time() - began)
         return given
 
+    def saved(self, engine: int, seconds: float, now: float) -> list[Given]:
+        return self._dispatcher.saved(engine, seconds, now)
+
     def wake_at(self) -> float | None:
         return self._dispatcher.wake_at()
 

@@ -12,7 +12,7 @@ from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slotless import Slotless
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.snapshot import Kind, Member, Snapshot
@@ -74,10 +74,10 @@ class Owner:
     vain: InstanceError | None = None
     answers: list[tuple[str, int | None, tuple[Field, ...], bytes]] = field(default_factory=list)
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         pass
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         lease.release()
 
     def abandoned(self, lease: Lease) -> None:

@@ -195,10 +195,41 @@ def test_nothing_is_restored_over_what_takes_too_long_to_save() -> None:
     bench.whole(claim(SYSTEM, LONG), save=True)
     bench.whole(claim("t" * 2000, "two"))
     for _ in range(20):
-        bench.affinity.figures.write.observe(1e-6)  # half a second for its half a megabyte
+        bench.affinity.figures.write.observe(2e-6)  # a second for its half a megabyte: a fourteenth of what is spared
     taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
     assert taken is not None
     assert taken[2].restore is None
+
+
+def test_a_delay_that_is_a_small_share_of_what_it_spares_is_none() -> None:
+    bench = Bench("a", build="build")
+    bench.whole(claim(SYSTEM, LONG), save=True)
+    bench.whole(claim("t" * 2000, "two"))
+    for _ in range(20):
+        bench.affinity.figures.write.observe(1e-6)  # half a second, beside fourteen
+    first = bench.affinity.index.conversation(claim(SYSTEM, LONG, "answer", "two"))
+    assert first is not None
+    bench.affinity.holdings.lose("a", first)
+    taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
+    assert taken is not None
+    assert taken[2].way.keep is not None
+
+
+def test_a_line_that_changes_with_every_turn_does_not_send_a_conversation_elsewhere() -> None:
+    bench = Bench("ab")
+    home, _ = bench.whole(claim("billed 1" + SYSTEM, "agent " + LONG))
+    bench.whole(claim("t" * 2000, "other"))
+    after = claim("billed 2" + SYSTEM, "agent " + LONG, "answer", "two")
+    assert bench.whole(after, cached=1500) == (home, Result.HIT)
+    assert bench.affinity.figures.beyond.value > 0.9
+
+
+def test_an_engine_that_does_not_leave_such_a_line_out_is_believed_in_the_end() -> None:
+    bench = Bench("ab")
+    for number in range(20):
+        turns = [f"turn {turn}" for turn in range(number)]
+        bench.whole(claim(f"billed {number % 2}" + SYSTEM, "agent " + LONG, *turns), cached=3)
+    assert bench.affinity.figures.beyond.value < 0.1
 
 
 def test_a_new_conversation_is_given_the_beginning_that_it_shares() -> None:
@@ -352,3 +383,17 @@ def test_a_sub_agent_does_not_take_the_place_of_its_agent() -> None:
     for number in range(3):
         assert bench.whole(claim(SYSTEM, f"sub-agent {number}", session="1"))[0] != agent
     assert bench.whole(claim(SYSTEM, "agent " + LONG, "answer", "two", session="1"), cached=1500)[0] == agent
+
+
+def test_an_engine_that_finds_files_is_shown_those_of_others_when_its_conversation_is_elsewhere() -> None:
+    bench = Bench("ab")
+    for engine in "ab":
+        bench.affinity.add(engine, finds_files=True)
+    home, _ = bench.whole(claim(SYSTEM, LONG))
+    first = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
+    assert first is not None
+    assert (first[1], first[2].is_to_be_prepared) == (home, False)
+    bench.affinity.waits = False
+    second = bench.ask(claim(SYSTEM, LONG, "answer", "three"))
+    assert second is not None
+    assert (second[1] == home, second[2].is_to_be_prepared) == (False, True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slotproxy.instances.conversations.hard_links import Linked, link_missing
+from slotproxy.instances.conversations.hard_links import Linked, OwnFolders, link_missing
 
 NAME, OTHER = f"{'a' * 40}.kv", f"{'b' * 40}.kv"
 Folders = tuple[Path, Path]
@@ -119,3 +119,29 @@ def test_other_trouble_ends_it_and_says_what_was_done(folders: Folders, monkeypa
     assert linked.names == (NAME,)
     assert linked.trouble is not None
     assert linked.trouble.sentence.endswith("Input/output error")
+
+
+async def test_an_engine_that_begins_finds_what_all_others_have_written(tmp_path: Path) -> None:
+    folders = OwnFolders()
+    for name in "012":
+        (tmp_path / name).mkdir()
+    (tmp_path / "0" / NAME).write_bytes(b"kv")
+    for name in "01":
+        await folders.join(name, tmp_path / name)
+    assert (tmp_path / "1" / NAME).read_bytes() == b"kv"
+    (tmp_path / "1" / OTHER).write_bytes(b"more")
+    assert not (tmp_path / "0" / OTHER).exists()
+    await folders.gather("0")
+    assert (tmp_path / "0" / OTHER).read_bytes() == b"more"
+    assert "1" in folders
+    assert "2" not in folders
+
+
+async def test_what_cannot_be_linked_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = OwnFolders()
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / NAME).write_bytes(b"kv")
+    await folders.join("0", tmp_path / "0")
+    for _ in range(2):
+        await folders.join("1", tmp_path / "nowhere")
+    assert len(caplog.records) == 1

@@ -158,3 +158,17 @@ def test_a_name_is_taken_only_where_an_engine_resolves_names_and_never_for_a_pat
     for path, names in (("llama3.2:3b", False), ("/nowhere/m", True), ("../nowhere/m", True)):
         with pytest.raises(ModelError, match="there is no model at"):
             model.check(Path(path), names=names)
+
+
+@pytest.mark.parametrize(
+    ("said", "pooling"), [(None, None), (0, "none"), (1, "mean"), (2, "cls"), (3, "last"), (9, None)]
+)
+def test_how_a_model_pools_is_what_its_header_says(tmp_path: Path, said: int | None, pooling: str | None) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "bert")
+    if said is not None:
+        writer.add_uint32("bert.pooling_type", said)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert model.check(tmp_path / "m.gguf").pooling == pooling

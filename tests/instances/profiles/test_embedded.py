@@ -280,7 +280,7 @@ async def test_what_follows_the_dashes_makes_it_another_server(
 ) -> None:
     instance = await world.started(await prepared(demo_model, *own))
     assert instance.status.state is State.READY, instance.status.reason
-    answer = await world.probe.ask(upstream_of(instance), path, body=body)
+    answer = await world.probe.ask(upstream_of(instance), path, body=body, timeout=SOON)
     assert answer is not None
     assert resolve(answer.document(), pointer) is not None, answer.body[:300]
 

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,15 @@ def test_saved_conversations_of_all_instances_are_in_one_folder(engine: str) -> 
     other = Place(directory=Path("/state/instances/4"), port=4712)
     for place in (PLACE, other):
         assert "--slot-save-path /state/kv-store" in " ".join(launch_of(engine).command(place))
-    assert launch_of(engine).profile.shares_store
-    assert not launch_of("ds4-server").profile.shares_store
+    assert launch_of(engine).uses_store
+    assert not launch_of("ds4-server").uses_store
+
+
+@pytest.mark.parametrize("engine", ["embedded", "llama-server"])
+def test_where_there_is_no_such_folder_each_instance_has_its_own(engine: str) -> None:
+    alone = replace(launch_of(engine), has_store=False)
+    assert "--slot-save-path /state/instances/3/kv" in " ".join(alone.command(PLACE))
+    assert not alone.uses_store
 
 
 def test_the_users_own_arguments_come_last() -> None:

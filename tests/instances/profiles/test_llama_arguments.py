@@ -70,6 +70,7 @@ def test_an_option_sets_the_field_that_it_sets_in_llama_server(
         (["--pooling", "x"], "--pooling needs one of none, mean, cls, last, rank, not 'x'"),
         (["--lora-scaled", "a"], "--lora-scaled needs FILE:SCALE, not 'a'"),
         (["--cpu-range", "3-1"], "--cpu-range needs a range within 0-511, not 3-1"),
+        (["--cpu-range", "0-512"], "--cpu-range needs a range within 0-511, not 0-512"),
         (["--chat-template-kwargs", "[]"], "--chat-template-kwargs needs a JSON object, not '[]'"),
         (["--models-dir", "x"], "--models-dir cannot be used: an engine of slotproxy serves one model"),
     ],

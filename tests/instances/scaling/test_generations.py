@@ -9,7 +9,7 @@ import pytest
 from slotproxy.instances.errors import ShuttingDown
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling.generations import Generations, NotMeasured, Obstacle, Run
-from slotproxy.instances.slots.leases import Answered, Lease, Leases
+from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Upstream
 from tests.fake_engine import FakeEngine
@@ -25,10 +25,10 @@ class Owner:
 
     abandoned_on: list[Upstream] = field(default_factory=list)
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         pass
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         lease.release()
 
     def abandoned(self, lease: Lease) -> None:

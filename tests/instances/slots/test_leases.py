@@ -7,7 +7,7 @@ from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, Qu
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.beside import EACH
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import FORESEEN, Answered, Lease, Leases
+from slotproxy.instances.slots.leases import FORESEEN, Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import NO_CLAIM, Pool
 from slotproxy.instances.slots.principal import USUAL_COST
 from slotproxy.instances.upstream import Observer, Upstream
@@ -203,10 +203,10 @@ class Owner:
     def __init__(self) -> None:
         self.lost: list[Lease] = []
 
-    async def prepare(self, lease: Lease) -> None:
+    async def prepare(self, lease: KnownLease) -> None:
         pass
 
-    def answered(self, lease: Lease, answered: Answered) -> None:
+    def answered(self, lease: KnownLease, answered: Answered) -> None:
         lease.release()
 
     def abandoned(self, lease: Lease) -> None:

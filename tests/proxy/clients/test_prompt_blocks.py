@@ -178,6 +178,12 @@ def test_long_texts_share_what_they_share(shared: int) -> None:
     assert shared - (BLOCK if shared < FAR else LONG_BLOCK) <= common <= shared + len('"user"') + 1
 
 
+def test_a_message_is_one_block_or_is_cut_at_fixed_distances() -> None:
+    role = len('"user"') + 1
+    assert chat("a" * (BLOCK - role)).ends == (BLOCK,)
+    assert chat("a" * (2 * BLOCK)).ends == (BLOCK, 2 * BLOCK, 2 * BLOCK + role)
+
+
 @pytest.mark.parametrize("size", [299, 1000, 5000])
 def test_a_text_that_is_no_message_is_cut_finer_where_it_begins(size: int) -> None:
     for name in ("prompt", "input_prefix"):
@@ -250,6 +256,11 @@ def test_too_many_messages_are_one_text_too(monkeypatch: pytest.MonkeyPatch) -> 
             few, many = chat(*"abcd" * 2), chat(*"abcd" * 5)
             assert (len(few.turn_numbers), many.turn_numbers) == (0 if most == "MOST_NAMES" else 8, ())
             assert in_common(many, chat(*"abcd" * 5, "e")) > 256
+
+
+def test_as_many_in_a_small_body_are_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_blocks, "MOST_OBJECTS", 1)
+    assert len(chat(*"abcd").numbers) == 4
 
 
 def test_blocks_are_bounded() -> None:

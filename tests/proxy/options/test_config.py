@@ -86,7 +86,8 @@ def test_keys_of_the_option_and_of_the_file_are_put_together(tmp_path: Path) -> 
 def test_a_key_without_a_label_is_known_by_its_place_among_all(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("alice: sk-one\nsk-two\nsk-three # bob\n")
-    labelled = Settings(api_key=("sk-zero",), api_key_file=path).labelled_keys()
+    found = Settings(api_key=("sk-zero",), api_key_file=path).labelled_keys()
+    labelled = tuple((one.label, one.key) for one in found)
     assert labelled == (("key-1", "sk-zero"), ("alice", "sk-one"), ("key-3", "sk-two"), ("bob", "sk-three"))
     assert Settings().labelled_keys() == ()
 
