@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.leases import FORESEEN, Answered, KnownLease, Lease, Leases
 from slotproxy.instances.slots.pool import NO_CLAIM, Pool
 from slotproxy.instances.slots.principal import USUAL_COST
+from slotproxy.instances.slots.routing import Policy, Seat, Wait, least_busy
 from slotproxy.instances.upstream import Observer, Upstream
 
 SOON = 5.0
@@ -375,3 +378,267 @@ async def test_before_anybody_is_there_what_needs_no_slot_waits_like_others() ->
     await queued(leases)
     leases.add(tokenizer())
     assert (await waiting).holds_slot
+
+
+# leases of which more is known
+
+
+class Turn:
+    """What a policy says of a conversation."""
+
+    def __init__(self, restore: object = None) -> None:
+        self.is_to_be_prepared = restore is not None
+        self.grant = 0
+
+
+HASTY = "hasty"
+FOR_A = Claim(principal="alice", session="a")
+IN_HASTE = Claim(principal=HASTY, session="a")
+
+
+class Loyal:
+    """Wants the instance that the claim names as its session, and holds out for it, though not for long if `HASTY`."""
+
+    def __init__(self, restore: object = None) -> None:
+        self.base: Policy = least_busy
+        self.restore = restore
+        self.failures: list[Turn] = []
+
+    def __call__(self, seats: Sequence[Seat], claim: Claim, now: float) -> Seat | Wait:
+        wanted = next((seat for seat in seats if seat.member.instance == claim.session), None)
+        if wanted is None or wanted.free:
+            return wanted or next(seat for seat in seats if seat.free)
+        return Wait(wanted, now + (0.01 if claim.principal == HASTY else 600.0))
+
+    def begun(self, seat: Seat, claim: Claim, now: float) -> Turn:
+        return Turn(self.restore)
+
+    def failed(self, turn: Turn) -> None:
+        self.failures.append(turn)
+
+
+ANSWERED = Answered(prompt=100, completion=10, cached=50, prefill=1.0, total=2.0)
+
+
+def known(leases: Leases, one: Claim = FOR_A) -> KnownLease:
+    lease = leases.at_once("POST", "/v1/chat/completions", claim=one)
+    assert isinstance(lease, KnownLease)
+    return lease
+
+
+def loyal(*members: Upstream, **policy: Any) -> tuple[Leases, Loyal]:
+    leases, loyal = leases_with(*members), Loyal(**policy)
+    leases.decide_by(loyal)
+    return leases, loyal
+
+
+async def test_whoever_holds_out_gets_the_slot_it_waits_for() -> None:
+    first, second = upstream("a"), upstream("b")
+    leases, _ = loyal(first, second)
+    lease = known(leases)
+    waiting = asyncio.ensure_future(leases.wait(SOON, claim=FOR_A))
+    await queued(leases)
+    assert not waiting.done()
+    assert leases.leased(second) == 0
+    lease.release()
+    assert (await waiting).upstream is first
+
+
+async def test_whoever_held_out_for_long_enough_is_given_another_slot_without_anything_happening() -> None:
+    second = upstream("b")
+    leases, _ = loyal(upstream("a"), second)
+    known(leases)
+    async with asyncio.timeout(SOON):
+        assert (await leases.wait(600.0, claim=IN_HASTE)).upstream is second
+
+
+async def test_the_alarm_is_for_the_next_of_those_that_hold_out() -> None:
+    second, third = upstream("b"), upstream("c")
+    leases, _ = loyal(upstream("a"), second, third)
+    known(leases)
+    patient = asyncio.ensure_future(leases.wait(600.0, claim=FOR_A))
+    await queued(leases)
+    async with asyncio.timeout(SOON):
+        assert (await leases.wait(600.0, claim=IN_HASTE)).upstream in (second, third)
+    assert not patient.done()
+    patient.cancel()
+    await asyncio.gather(patient, return_exceptions=True)
+    assert leases.queued == 0
+
+
+async def test_whoever_held_out_for_an_upstream_that_is_withdrawn_takes_another() -> None:
+    first, second = upstream("a"), upstream("b")
+    leases, _ = loyal(first, second)
+    known(leases)
+    waiting = asyncio.ensure_future(leases.wait(SOON, claim=FOR_A))
+    await queued(leases)
+    leases.withdraw(first)
+    assert (await waiting).upstream is second
+
+
+async def test_a_turn_that_met_its_client_leaving_is_told_to_have_failed() -> None:
+    member = upstream("a")
+    leases, policy = loyal(member)
+    lease = known(leases)
+    waiting = asyncio.ensure_future(leases.wait(SOON, claim=FOR_A))
+    await queued(leases)
+    lease.release()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert len(policy.failures) == 2  # that of `lease`, which was given back without a word, and the one of the waiter
+    assert leases.leased(member) == 0
+
+
+async def test_a_lease_is_held_for_as_long_as_the_work_takes_whoever_releases_it() -> None:
+    member = upstream("a")
+    leases, policy = loyal(member)
+    lease = known(leases)
+    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    lease.hold_for(work)
+    for _ in range(3):
+        lease.release()
+    assert leases.leased(member) == 1
+    assert policy.failures == []
+    waiting = asyncio.ensure_future(leases.wait(SOON, claim=FOR_A))
+    await queued(leases)
+    work.set_result(None)
+    second = await waiting
+    lease.release()
+    assert leases.leased(member) == 1
+    assert policy.failures == [lease.turn]
+    second.release()
+    assert leases.leased(member) == 0
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+async def test_a_lease_is_released_however_the_work_ends(end: str) -> None:
+    member = upstream("a")
+    leases, _ = loyal(member)
+    lease = known(leases)
+    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    lease.hold_for(work)
+    lease.release()
+    if end == "cancel":
+        work.cancel()
+    else:
+        work.set_exception(ValueError())
+    await asyncio.gather(work, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert leases.leased(member) == 0
+
+
+async def test_work_that_is_over_holds_nothing() -> None:
+    member = upstream("a")
+    leases, _ = loyal(member)
+    lease = known(leases)
+    work: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    lease.hold_for(work)
+    work.set_result(None)
+    lease.release()
+    assert leases.leased(member) == 0
+
+
+async def test_only_what_nobody_wants_is_set_aside() -> None:
+    member, other = upstream("a"), upstream("b")
+    leases, _ = loyal(member, other)
+    before = leases.granted, leases.last_grant(member)
+    aside = leases.set_aside(member)
+    assert aside is not None
+    assert aside.turn is None
+    assert (leases.granted, leases.last_grant(member)) == before
+    assert leases.leased(member) == 1
+    assert leases.set_aside(member) is None
+    waiting = asyncio.ensure_future(leases.wait(SOON, claim=FOR_A))
+    await queued(leases)
+    assert leases.set_aside(other) is None  # somebody waits, though not for this one
+    aside.release()
+    (await waiting).release()
+    leases.refuse(ShuttingDown)
+    assert leases.set_aside(member) is None
+    leases.accept()
+    leases.withdraw(member)
+    assert leases.set_aside(member) is None
+
+
+async def test_the_owner_prepares_what_is_to_be_prepared_and_hears_of_the_answer() -> None:
+    leases, policy = loyal(upstream("a"), restore="a conversation")
+    leases.owner = owner = Recorder()
+    lease = known(leases)
+    assert lease.is_of_interest
+    assert lease.is_to_be_prepared
+    await lease.prepare()
+    lease.finish(ANSWERED)
+    assert owner.heard == [("prepare", lease), ("answered", lease, ANSWERED)]
+    lease.release()
+    for _ in range(2):
+        await lease.prepare()
+        lease.finish(ANSWERED)
+        lease.abandon()
+    assert len(owner.heard) == 2
+    assert policy.failures == [lease.turn]  # which does nothing where more was learned of it
+
+
+async def test_nothing_is_to_be_prepared_where_nothing_is_to_be_restored() -> None:
+    leases, _ = loyal(upstream("a"))
+    assert not known(leases).is_to_be_prepared
+
+
+async def test_an_answer_without_a_conversation_gives_the_slot_back_at_once() -> None:
+    member = upstream("a")
+    leases, _ = loyal(member)
+    leases.owner = owner = Recorder()
+    lease = known(leases, Claim(principal="alice"))
+    assert lease.turn is None
+    assert lease.is_of_interest  # what it cost counts
+    lease.finish(ANSWERED)
+    assert owner.heard == []
+    assert leases.leased(member) == 0
+
+
+async def test_what_answers_cost_decides_who_is_next() -> None:
+    member = upstream("a")
+    leases = leases_with(member)
+    held = await leases.wait(SOON, claim=Claim(principal="first"))
+    order: list[str] = []
+
+    async def one(name: str, cost: Answered) -> None:
+        lease = await leases.wait(SOON, claim=Claim(principal=name))
+        order.append(name)
+        lease.finish(cost)
+
+    dear = Answered(prompt=100_000, completion=0, cached=0, prefill=None, total=1.0)
+    async with asyncio.TaskGroup() as tasks:
+        for number, name in enumerate(["alice", "alice", "bob", "bob"]):
+            tasks.create_task(one(name, dear if name == "alice" else ANSWERED))
+            await queued(leases, number + 1)
+        held.release()
+    assert order == ["alice", "bob", "bob", "alice"]
+
+
+def test_there_is_a_choice_where_several_could_serve_or_what_was_computed_can_be_had_again() -> None:
+    leases = leases_with(upstream("a"), other := upstream("b"))
+    seen = [leases.has_choice]
+    steps: list[Callable[[], object]] = [
+        lambda: leases.decide_by(Loyal()),
+        lambda: leases.withdraw(other),
+        lambda: leases.keep_conversations(),
+        lambda: leases.decide_by(None),
+    ]
+    for step in steps:
+        step()
+        seen.append(leases.has_choice)
+    assert seen == [False, True, False, True, False]
+
+
+class Recorder(Owner):
+    """It never releases anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[tuple[object, ...]] = []
+
+    async def prepare(self, lease: Lease) -> None:
+        self.heard.append(("prepare", lease))
+
+    def answered(self, lease: Lease, answered: Answered) -> None:
+        self.heard.append(("answered", lease, answered))

@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from slotproxy.instances.errors import QueueFull
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.pool import LOOKED_AT, NOBODY, Grant, Pool, Ticket
-from slotproxy.instances.slots.routing import Seat, Wait, least_busy
+from slotproxy.instances.slots.routing import Policy, Seat, Wait, least_busy
 
 NAMES = st.sampled_from("abc")
 
@@ -136,7 +136,7 @@ class Loyal:
     PATIENCE = 10.0
 
     def __init__(self) -> None:
-        self.base = least_busy
+        self.base: Policy = least_busy
         self.seats: list[Seat] = []  # all that it has ever seen
         self.told: dict[int, float] = {}  # by claim: when the first wait was to be over
         self.begins: list[Claim] = []
