@@ -10,6 +10,7 @@ import pytest
 
 from slotproxy.instances.errors import ShuttingDown
 from slotproxy.instances.slots.leases import Lease
+from slotproxy.proxy.accounts.logs import access_logger
 from slotproxy.proxy.clients import connection
 from slotproxy.proxy.clients.access import Access
 from slotproxy.proxy.exchange import pings
@@ -268,16 +269,20 @@ async def test_an_engine_that_dies_after_that_cuts_the_stream(stack: MakeStack, 
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions", "/v1/responses", MESSAGES])
-async def test_a_wait_in_vain_ends_in_an_error_event_and_a_cut(stack: MakeStack, ask: Ask, path: str) -> None:
+async def test_a_wait_in_vain_ends_in_an_error_event_and_a_cut(
+    stack: MakeStack, ask: Ask, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     proxy = await start(stack, answering(OK), queue_timeout=0.3)
     slot_of(proxy)
     client = await ask(proxy, post(ASKED, path))
     await client.pinged()
     error = await client.error()
-    assert error["type" if path == MESSAGES else "code"] == (
-        "overloaded_error" if path == MESSAGES else "queue_timeout"
-    )
+    expected = {"type": "overloaded_error"} if path == MESSAGES else {"code": "queue_timeout"}
+    assert error.items() >= expected.items()
     assert proxy.leases.queued == 0
+    (outcome,) = [vars(record)["outcome"] for record in caplog.records if record.name == access_logger.name]
+    assert (outcome.status, outcome.error) == (200, "queue_timeout")
 
 
 async def test_a_deadline_that_passes_after_a_ping_is_an_event(stack: MakeStack, ask: Ask) -> None:
@@ -361,6 +366,26 @@ async def test_whatever_else_an_engine_answers_than_a_stream_is_an_error_event(
     assert (error["code"], error["message"]) == ("engine_answered", message)
     await all_free(proxy)
     assert proxy.owner.failures == ([("0", "unavailable")] if b"503" in raw else [])
+
+
+async def test_also_one_whose_head_is_known_and_whose_client_keeps_its_connection(stack: MakeStack, ask: Ask) -> None:
+    proxy = await start(stack, answering(OK))
+    await proxy.ask(post())
+    lease = slot_of(proxy)
+    client = await ask(proxy, post(ASKED).replace(b"Connection: close\r\n", b""))
+    await client.pinged()
+    lease.release()
+    assert (await client.error())["code"] == "engine_answered"
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_the_head_says_whether_the_connection_is_kept(stack: MakeStack, ask: Ask, stops: bool) -> None:
+    proxy = await start(stack, answering(HEAD + CHUNK + END))
+    slot_of(proxy)
+    client = await ask(proxy, post(ASKED).replace(b"Connection: close\r\n", b""))
+    if stops:
+        proxy.stop()
+    assert (b"\r\nConnection: close\r\n" in await client.pinged()) is stops
 
 
 @pytest.mark.parametrize("size", [4, 100_000])
