@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.clients import Answer, ask, post
+from tests.clients import Answer, ask, post, streaming
 from tests.running import Running, StartProxy, real_engine, wait_for
 
 RULES = " ".join(f"Rule {number}: what you say is short, polite and about boats." for number in range(12))
@@ -253,3 +253,29 @@ async def test_files_that_somebody_cut_off_are_not_restored_and_the_turn_is_serv
     assert second.computed > NEARLY_ALL
     assert pid_of(proxy) == fresh
     assert "its file is not the one that was saved" in proxy.log
+
+
+async def test_a_proxy_that_cannot_have_the_state_directory_leaves_what_another_has_saved(
+    demo_model: Path, start_proxy: StartProxy
+) -> None:
+    proxy = await started(start_proxy, demo_model, instances=1)
+    await Conversation(proxy, "One").turn()
+    await saved(proxy)
+    before = files(proxy)
+    second = start_proxy(*real_engine(demo_model)[:-3], "--state-dir", str(proxy.state_dir))
+    assert await asyncio.to_thread(second.wait) == 1, second.log
+    assert files(proxy) == before
+
+
+async def test_a_stream_that_tells_no_usage_is_saved_and_goes_on(demo_model: Path, start_proxy: StartProxy) -> None:
+    proxy = await started(start_proxy, demo_model, instances=1)
+    one = Conversation(proxy, "One")
+    body = {"messages": [*one.messages, {"role": "user", "content": "Hello."}], "max_tokens": ANSWER, "seed": 42}
+    async with streaming(proxy.port, body) as client:
+        answer = await client.answer()
+    assert not any(event.get("usage") for event in answer.events())
+    await saved(proxy)
+    await killed_and_replaced(proxy)
+    second = await one.turn("Hello.")
+    assert second.affinity == "handed-over"
+    assert second.computed < NEARLY_ALL

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from slotproxy.instances.conversations.turns import Turns
 from slotproxy.instances.errors import ConfigurationError, ModelError, NoInstances, ShuttingDown, StartupError
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.models import model
@@ -24,6 +25,7 @@ from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.snapshot import Kind, Member, Transition
 from slotproxy.instances.supervisor import Supervisor
+from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import QUICK, SOON, STUB, assert_nobody_on, is_free
 
 STUBBED: dict[str, Any] = {"engine": "ds4-server", "engine_bin": str(STUB)}
@@ -152,6 +154,22 @@ async def test_a_drain_refuses_new_leases_and_waits_for_those_that_are_out(tmp_p
         assert not drained.done()
         lease.release()
         assert await drained
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_where_conversations_are_kept_a_drain_saves_what_engines_hold(
+    tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch, keep: bool
+) -> None:
+    asked: list[tuple[str, int]] = []
+
+    async def leaving(turns: Turns, upstream: Upstream) -> None:
+        asked.append((upstream.instance, supply.leases.offered(upstream)))
+
+    monkeypatch.setattr(Turns, "leaving", leaving)
+    async with supplying(tmp_path, demo_model, instances=2, kv_keep=keep) as supply:
+        await supply.until(ready=2)
+        assert await supply.supervisor.drain()
+    assert asked == ([("0", 0), ("1", 0)] if keep else [])
 
 
 async def test_a_drain_is_bounded(tmp_path: Path, demo_model: Path) -> None:

@@ -45,7 +45,7 @@ class Book:
 class HoldingsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.book = Book(records=40)
+        self.book = Book(records=10)
         self.holdings = self.book.holdings
         self.records: list[Record] = []
         self.names = itertools.count()
@@ -194,14 +194,25 @@ def test_a_file_that_is_gone_is_forgotten_and_no_other() -> None:
     assert book.holdings.saved(other) is None
 
 
+def test_of_one_engine_only_so_many_conversations_are_remembered() -> None:
+    book = Book()
+    records = [book.record(number) for number in range(MOST_HELD + 1)]
+    for record in records:
+        book.hold("a", record)
+    assert book.held("a") == records[:0:-1]
+    assert [*book.holdings.places(records[0])] == []
+
+
 def test_a_conversation_that_is_forgotten_is_not_saved_under_its_name() -> None:
     book = Book(records=1)
     one = book.record(1)
     held = book.hold("a", one)
+    book.holdings.save(one, saved("0.kv"))
     assert book.holdings.is_wanted(held)
     book.record(2)
     book.holdings.make_room()
     assert not book.holdings.is_wanted(held)
+    assert book.holdings.saved(one) is None
     book.holdings.save(one, saved("1.kv"))
     assert book.holdings.saved(one) is None
     assert book.held("a") == []

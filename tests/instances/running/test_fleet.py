@@ -6,12 +6,38 @@ import pytest
 
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.processes.guardian import Guardian
+from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.fleet import Fleet
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
+from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import QUICK, SOON, assert_gone, pid_of, stub_launch, upstream_of
+
+
+class Witness:
+    """Notes of every engine that comes or goes whether it is offered and whether it is alive then."""
+
+    def __init__(self, leases: Leases, probe: Probe) -> None:
+        self.leases, self.probe = leases, probe
+        self.seen: list[tuple[str, str, bool, bool]] = []
+        self.takes_long = False
+
+    async def joining(self, upstream: Upstream, launch: Launch, directory: Path) -> None:
+        await self.note("joining", upstream)
+
+    async def leaving(self, upstream: Upstream) -> None:
+        await self.note("leaving", upstream)
+        if self.takes_long:
+            await asyncio.Event().wait()
+
+    def left(self, upstream: Upstream) -> None:
+        self.seen.append(("left", upstream.instance, self.leases.offered(upstream) > 0, False))
+
+    async def note(self, what: str, upstream: Upstream) -> None:
+        offered = self.leases.offered(upstream) > 0
+        self.seen.append((what, upstream.instance, offered, await self.probe.listens(upstream)))
 
 
 class Yard:
@@ -19,7 +45,10 @@ class Yard:
 
     def __init__(self, folder: Path, model: Path, tasks: asyncio.TaskGroup, probe: Probe) -> None:
         self.leases = Leases(Pool(8))
-        self.fleet = Fleet(self.leases, probe, Guardian(), lambda n: folder / str(n), lambda step: None, QUICK)
+        self.witness = Witness(self.leases, probe)
+        self.fleet = Fleet(
+            self.leases, probe, Guardian(), lambda n: folder / str(n), lambda step: None, QUICK, self.witness
+        )
         self.launch = stub_launch(model)
         self.tasks = tasks
 
@@ -139,3 +168,40 @@ async def test_a_restart_of_one_that_is_being_taken_out_does_nothing(yard: Yard)
     await asyncio.wait_for(asyncio.gather(removal, restart), SOON)
     assert instance.status.state is State.STOPPED
     assert instance.status.restarts == 0
+
+
+async def test_others_hear_of_an_engine_before_it_is_offered_and_before_it_is_ended(yard: Yard) -> None:
+    (instance,) = await yard.ready()
+    assert yard.witness.seen == [("joining", "0", False, True)]
+    lease = yard.leases.take()
+    assert lease is not None
+    restart = yard.tasks.create_task(yard.fleet.restart(instance, patience=SOON))
+    while instance.status.state is not State.DRAINING:
+        await asyncio.sleep(0)
+    assert len(yard.witness.seen) == 1  # it still has a request
+    lease.release()
+    assert await asyncio.wait_for(restart, SOON) is State.READY
+    restarted = [("leaving", "0", False, True), ("left", "0", False, False), ("joining", "0", False, True)]
+    assert yard.witness.seen[1:] == restarted
+    await yard.fleet.remove(instance, patience=None)
+    assert yard.witness.seen[4:] == [("leaving", "0", False, True), ("left", "0", False, False)]
+
+
+async def test_others_hear_that_an_engine_died(yard: Yard) -> None:
+    (instance,) = await yard.ready()
+    upstream = upstream_of(instance)
+    engine = instance._engine
+    assert engine is not None
+    engine.process.kill()
+    await asyncio.wait_for(instance.gone(upstream), SOON)
+    async with asyncio.timeout(SOON):
+        while len(yard.witness.seen) < 3:
+            await asyncio.sleep(0.001)
+    assert yard.witness.seen[1:] == [("left", "0", False, False), ("joining", "0", False, True)]
+
+
+async def test_nobody_can_hold_up_the_end_of_an_engine_for_longer_than_its_requests_may(yard: Yard) -> None:
+    (instance,) = await yard.ready()
+    yard.witness.takes_long = True
+    await asyncio.wait_for(yard.fleet.remove(instance, patience=0.05), SOON)
+    assert instance.status.state is State.STOPPED
