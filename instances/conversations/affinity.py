@@ -321,7 +321,7 @@ class Affinity:
 
     def _leave(self, turn: Turn) -> bool:
         """Whether the engine is still there, and was working on it."""
-        turns = self.holdings.home(turn.member).turns
+        turns = self.holdings.home(turn.member).turns if self.holdings.knows(turn.member) else []
         if turn not in turns:
             return False
         turns.remove(turn)
@@ -384,6 +384,8 @@ class Affinity:
 
     def warmth(self, member: Any) -> int:
         """Tokens that would be lost if another conversation took the place of the one it holds."""
+        if not self.holdings.knows(member):
+            return 0
         home = self.holdings.home(member)
         return home.held[0].tokens if home.held and self._has_to_be_kept(home.held[0]) else 0
 

@@ -58,6 +58,10 @@ class Holdings:
             home = self._homes[member] = Home(None)
         return home
 
+    def knows(self, member: Any) -> bool:
+        """Whether it is an engine that may hold something: not one that is gone."""
+        return member in self._homes
+
     def places(self, record: Record) -> Iterable[tuple[Any, Held]]:
         """The engines that have something of a conversation, and what."""
         return self._places.get(record, {}).items()
@@ -113,8 +117,8 @@ class Holdings:
 
     def lose_first(self, member: Any) -> None:
         """The slot of the engine was written over."""
-        home = self.home(member)
-        if home.held:
+        home = self._homes.get(member)
+        if home is not None and home.held:
             self._out_of_place(home.held.pop(0))
 
     def correct(self, member: Any, record: Record, *, had: bool) -> None:

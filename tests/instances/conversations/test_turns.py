@@ -666,3 +666,39 @@ async def test_what_an_instance_had_before_is_forgotten_when_its_next_engine_joi
     before, stub.upstream = stub.upstream, Upstream(instance="0", host="127.0.0.1", port=stub.upstream.port)
     await desk.join(stub)
     assert desk.affinity.conversations(before) == 0
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_of_an_engine_that_ended_during_a_turn_nothing_is_remembered(
+    desk: Desk, stub: StubEngine, answers: bool
+) -> None:
+    """Or every crash would cost a little memory."""
+    await desk.join(stub)
+    lease = desk.lease(FIRST)
+    desk.leases.withdraw(stub.upstream)
+    desk.turns.left(stub.upstream)
+    if answers:
+        desk.finish(lease, stub)
+    else:
+        lease.release()
+    assert not desk.affinity.holdings.knows(stub.upstream)
+    assert desk.leases.statistics.active == 0
+
+
+async def test_of_an_engine_that_ended_during_a_restore_nothing_is_remembered(desk: Desk, stub: StubEngine) -> None:
+    await desk.join(stub)
+    await desk.turn(FIRST, stub)
+    await desk.restarts(stub)
+    stub.gates["restore"] = asyncio.Event()
+    stub.dies_at.add("restore")
+    lease = desk.lease(SECOND)
+    preparing = asyncio.ensure_future(lease.prepare())
+    await stub.was_asked("restore")
+    desk.leases.withdraw(stub.upstream)
+    desk.turns.left(stub.upstream)
+    stub.gates["restore"].set()
+    await preparing
+    lease.release()
+    assert not desk.affinity.holdings.knows(stub.upstream)
+    assert desk.leases.statistics.active == 0
+    assert len(desk.files) == 1
