@@ -112,8 +112,8 @@ class Proofs:
         draft = self._folder.draft()
         saved = await self._kv.save(upstream, kv, draft)
         if isinstance(saved, KvFailed):
-            await self._folder.drop(draft)
-            raise _unproven(saved)
+            trouble = await self._folder.drop(draft)
+            raise _Unproven(Verdict.NOT_TRIED, trouble.sentence) if trouble.full else _unproven(saved)
         settled = await self._folder.settle(draft, saved.size)
         if isinstance(settled, Trouble):
             raise _Unproven(Verdict.NOT_TRIED, settled.sentence)
