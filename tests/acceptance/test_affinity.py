@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.clients import Answer, ask, post, streaming
+from tests.instances.conversations.conftest import mounted
 from tests.running import Running, StartProxy, real_engine, wait_for
 
 RULES = " ".join(f"Rule {number}: what you say is short, polite and about boats." for number in range(12))
@@ -233,6 +234,26 @@ async def test_a_folder_that_cannot_be_used_costs_only_the_saved_conversations(
     assert second.computed < NEARLY_ALL
     assert "conversations are not saved: " in proxy.log
     assert store(proxy).read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("full_from_the_start", [True, False])
+async def test_a_full_disk_costs_only_the_saved_conversations(
+    demo_model: Path, start_proxy: StartProxy, tmp_path: Path, full_from_the_start: bool
+) -> None:
+    with mounted(tmp_path / "state" / "kv-store", 16) as path:
+        filler = path / "filler"
+        if full_from_the_start:
+            filler.write_bytes(b"x" * (16 << 20))
+        proxy = await started(start_proxy, demo_model, "--kv-store-limit", "1GiB", instances=1)
+        filler.write_bytes(b"x" * (16 << 20))
+        one = Conversation(proxy, "One")
+        first, second = await one.turn(), await one.turn("And another?")
+        expected = (None, None) if full_from_the_start else ("cold", "hit")  # there was no choice to make
+        assert (first.affinity, second.affinity) == expected
+        assert second.computed < NEARLY_ALL
+        assert proxy.log.count(f"the disk of {path} is full") == 1
+        assert [*path.iterdir()] == [filler]
+        assert await asyncio.to_thread(proxy.stop) == 0
 
 
 async def test_files_that_somebody_cut_off_are_not_restored_and_the_turn_is_served(

@@ -77,10 +77,10 @@ class StubEngine:
 
 
 @contextmanager
-def mounted(path: Path) -> Iterator[Path]:
-    """A file system at `path`, in memory, of 2 MiB. Skips the test where that takes rights it does not have."""
+def mounted(path: Path, size: int = 2) -> Iterator[Path]:
+    """A file system at `path`, in memory, of so many MiB. Skips the test where that takes rights it does not have."""
     path.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(path)]
     try:
         done = subprocess.run(command, check=False, capture_output=True).returncode == 0
     except OSError:
