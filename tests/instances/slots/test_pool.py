@@ -375,6 +375,20 @@ def test_whoever_held_out_for_a_member_that_is_withdrawn_takes_another() -> None
     assert (grant.ticket, grant.member) == (ticket, "b")
 
 
+def test_whoever_no_longer_waits_is_not_counted_as_waiting() -> None:
+    policy = Loyal()
+    pool: Pool[str] = Pool(8, claim_policy=policy)
+    for name in "ab":
+        pool.add(name)
+    assert pool.take_for(Claim(session="a"), 0.0) is not None
+    tickets = [pool.join(claim=Claim(session="a"), now=0.0)[0] for _ in range(2)]
+    counts = [max(seat.awaited for seat in policy.seats)]
+    for ticket in tickets:
+        assert pool.leave(ticket, 1.0) == []
+        counts.append(max(seat.awaited for seat in policy.seats))
+    assert counts == [2, 1, 0]
+
+
 def test_without_a_policy_for_claims_one_principal_is_served_as_it_came() -> None:
     pool: Pool[str] = Pool(queue_limit=8)
     pool.add("a")
