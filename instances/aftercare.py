@@ -105,6 +105,8 @@ class Aftercare:
                 instance.restart(Failure(cause=Cause.BUSY, sentence=sentence))
         finally:
             lease.release()
+            if self._turns is not None and not self._closed:
+                self._turns.broken_off(lease.upstream)
 
     async def _check(self, instance: Instance, upstream: Upstream) -> None:
         """Offer it again as soon as it answers; nothing is left to do when it ends."""

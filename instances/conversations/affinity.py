@@ -165,10 +165,11 @@ class Affinity:
         """Tokens that two turns of a conversation have in common if what comes before its first message does not count:
         a line there may change with every turn, and the engine leave it out.
         """
-        blocks = common(one.turn_numbers, other.turn_numbers)
-        if not blocks or common(one.numbers, other.numbers) >= blocks:
+        turns, blocks = common(one.turn_numbers, other.turn_numbers), common(one.numbers, other.numbers)
+        if not turns:
             return 0.0
-        return (one.size - one.turn_ends[-1] + one.turn_ends[blocks - 1]) / self.figures.text.value
+        size = one.size - one.turn_ends[-1] + one.turn_ends[turns - 1]
+        return 0.0 if blocks and one.ends[blocks - 1] >= size else size / self.figures.text.value
 
     def _way(self, seat: Seat, look: _Look, now: float) -> Way:
         home = self.holdings.home(seat.member)
@@ -294,7 +295,8 @@ class Affinity:
         if self._leave(turn) and record in self.index:
             if cached is not None:
                 self._correct(turn, cached)
-            self.holdings.hold(turn.member, Held(record, turn.claim.prefix, record.tokens), turn.grant)
+            held = Held(record, turn.claim.prefix, record.tokens, is_counted=prompt is not None)
+            self.holdings.hold(turn.member, held, turn.grant)
 
     def failed(self, turn: Turn) -> None:
         """It is over, without a complete answer. Does nothing if it has ended already."""
@@ -316,7 +318,7 @@ class Affinity:
         expected = min(held.tokens, size / self.figures.text.value)
         if beyond >= expected + LEAST:
             self.figures.beyond.observe(min(1.0, cached / beyond))
-        elif expected >= LEAST:
+        elif expected >= max(LEAST, held.tokens / 2):  # else it tells little of whether the engine has it
             self.holdings.correct(turn.member, turn.record, had=cached >= expected / 2)
 
     def _leave(self, turn: Turn) -> bool:

@@ -9,9 +9,10 @@ class Rate:
 
     __slots__ = ("is_measured", "value")
 
-    def __init__(self, guess: float) -> None:
+    def __init__(self, guess: float, *, is_measured: bool = False) -> None:
+        """`is_measured`: the guess counts as a first figure."""
         self.value = guess
-        self.is_measured = False
+        self.is_measured = is_measured
 
     def observe(self, value: float) -> None:
         self.value += (SMOOTHING if self.is_measured else 1.0) * (value - self.value)
@@ -29,7 +30,7 @@ class Figures:
         self.decode = Rate(2.0)  # from the first token of an answer to its end
         self.text = Rate(4.0)  # bytes of text in a token of a prompt
         # Share of a conversation that engines find again although what comes before its first message has changed.
-        self.beyond = Rate(1.0)
+        self.beyond = Rate(1.0, is_measured=True)
         self.kv = Rate(0.0)  # bytes of a saved conversation for each of its tokens
         self.write, self.read = Rate(1e-8), Rate(5e-9)  # for a byte of a saved conversation
 

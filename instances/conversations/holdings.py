@@ -18,12 +18,13 @@ FIRST_DEPTH = 4  # conversations that an engine is believed to hold at first
 class Held:
     """What an engine has of a conversation, as of one of its turns. Compared by identity."""
 
-    __slots__ = ("prefix", "record", "tokens")
+    __slots__ = ("is_counted", "prefix", "record", "tokens")
 
-    def __init__(self, record: Record, prefix: Prefix, tokens: int) -> None:
+    def __init__(self, record: Record, prefix: Prefix, tokens: int, *, is_counted: bool = False) -> None:
         self.record = record
         self.prefix = prefix  # of the prompt of that turn
         self.tokens = tokens
+        self.is_counted = is_counted  # the engine has said how many they are
 
 
 class Home:

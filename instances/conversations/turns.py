@@ -136,6 +136,12 @@ class Turns:
         self._leases.warm(upstream, self._affinity.warmth(upstream))
         lease.release()
 
+    def broken_off(self, upstream: Upstream) -> None:
+        """The engine has let go of a request whose client left, and has its prompt still: it may go on soon."""
+        if self._to_be_saved(upstream) is not None:
+            self._save_later(upstream)
+        self._leases.warm(upstream, self._affinity.warmth(upstream))
+
     def _begin(self, lease: KnownLease, work: Coroutine[Any, Any, object]) -> asyncio.Task[None] | None:
         """Begin what has to be over before the lease is released; None: it is not begun, everything is being ended."""
         logged = _logged(work)
@@ -209,7 +215,7 @@ class Turns:
         kept = await self._savings.save(upstream, engine.kv, engine.build, record.principal, held.prefix)
         if not isinstance(kept, Kept):
             return False
-        if abs(kept.saved.tokens - held.tokens) > SLACK:  # another request had the slot meanwhile
+        if held.is_counted and abs(kept.saved.tokens - held.tokens) > SLACK:  # another request had the slot meanwhile
             self._affinity.holdings.lose(upstream, record)
             await self._savings.delete(kept.saved)
             return False

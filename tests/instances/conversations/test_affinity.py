@@ -1,6 +1,7 @@
 """Where turns go: what is a hit, when another engine is handed the conversation, when it is worth to wait."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -222,6 +223,26 @@ def test_a_line_that_changes_with_every_turn_does_not_send_a_conversation_elsewh
     after = claim("billed 2" + SYSTEM, "agent " + LONG, "answer", "two")
     assert bench.whole(after, cached=1500) == (home, Result.HIT)
     assert bench.affinity.figures.beyond.value > 0.9
+
+
+def test_a_beginning_that_all_have_before_such_a_line_hides_nothing() -> None:
+    def agent(number: int, *turns: str) -> Claim:
+        one = claim("tools" * 100, f"billed {number}" + SYSTEM, *turns)
+        numbers, ends = one.prefix.turn_numbers, one.prefix.turn_ends
+        assert len(numbers) == len(turns) + 1
+        later = claim("", *turns).prefix
+        prefix = replace(one.prefix, turn_numbers=later.turn_numbers, turn_ends=later.turn_ends)
+        assert ends
+        return replace(one, prefix=prefix)
+
+    bench = Bench("ab")
+    home, _ = bench.whole(agent(1, "agent " + LONG))
+    other, _ = bench.whole(agent(2, "another " + LONG))
+    assert home != other
+    for number in range(3):
+        turns = [f"turn {turn}" for turn in range(2 * number + 2)]
+        assert bench.whole(agent(3 + number, "agent " + LONG, *turns), cached=1500) == (home, Result.HIT)
+        assert bench.whole(agent(9 + number, "another " + LONG, *turns), cached=1500) == (other, Result.HIT)
 
 
 def test_an_engine_that_does_not_leave_such_a_line_out_is_believed_in_the_end() -> None:
