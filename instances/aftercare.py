@@ -10,7 +10,8 @@ from slotproxy.instances.failures import Cause, Failure
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases, unobserved
+from slotproxy.instances.slots.lease import Answered, KnownLease, Lease, unobserved
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.upstream import Observer, Upstream
 
 LISTENER_GRACE = 0.1  # seconds that the port of a process which just died may still be open

@@ -23,6 +23,7 @@ REGISTRY = re.compile(rb"\b(?:pypi|pythonhosted|npmjs|crates|anaconda)\.(?:org|c
 
 # Parts that show what they do only together are tested together, in the test file that is named here.
 THROUGH = {
+    "instances.slots.lease": "tests/instances/slots/test_leases.py",
     "proxy.clients.connection": "tests/proxy/clients/test_front.py",
     "proxy.exchange.answer": "tests/proxy/exchange/test_forward.py",
     "proxy.accounts.outcome": "tests/proxy/exchange/test_forward.py",

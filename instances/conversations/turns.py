@@ -21,7 +21,8 @@ from slotproxy.instances.profiles import fingerprint
 from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.profiles.profile import Kv
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
+from slotproxy.instances.slots.lease import Answered, KnownLease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.upstream import Upstream
 
 logger = logging.getLogger(__name__)

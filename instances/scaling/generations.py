@@ -9,7 +9,8 @@ from typing import Any
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling.workload import Count
-from slotproxy.instances.slots.leases import Lease, Leases
+from slotproxy.instances.slots.lease import Lease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.upstream import Upstream
 
 LOOK_EVERY = 0.02  # seconds between looks for clients

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, Lease
+from slotproxy.instances.slots.lease import Answered, Lease
 from slotproxy.instances.slots.principal import expected_cost
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors

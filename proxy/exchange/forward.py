@@ -17,7 +17,8 @@ from slotproxy.instances.errors import (
     ShuttingDown,
 )
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Lease, Leases, QueuedLease
+from slotproxy.instances.slots.lease import Lease, QueuedLease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.line import Ahead
 from slotproxy.instances.slots.pool import NO_CLAIM
 from slotproxy.instances.slots.service_rate import ServiceRate

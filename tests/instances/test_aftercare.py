@@ -14,7 +14,7 @@ from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.profiles.profile import Idle
 from slotproxy.instances.remotes.remote import Remote
 from slotproxy.instances.running.instance import Instance
-from slotproxy.instances.slots.leases import Lease
+from slotproxy.instances.slots.lease import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, pid_of, stub_launch, upstream_of
 

@@ -12,7 +12,8 @@ from slotproxy.instances.decisions import DecisionCount, Move
 from slotproxy.instances.errors import InstanceError, NoSuchInstance, OperationRefused
 from slotproxy.instances.lifecycle import State
 from slotproxy.instances.slotless import Slotless
-from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
+from slotproxy.instances.slots.lease import Answered, KnownLease, Lease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.snapshot import Kind, Member, Snapshot

@@ -18,7 +18,8 @@ from slotproxy.instances.conversations.turns import SLACK, Turns
 from slotproxy.instances.profiles.launch import Launch
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import Answered, KnownLease, Leases
+from slotproxy.instances.slots.lease import Answered, KnownLease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.slots.routing import least_busy
 from slotproxy.instances.upstream import Upstream

@@ -29,7 +29,7 @@ from slotproxy.instances.profiles.llama_options import OPTIONS
 from slotproxy.instances.running.instance import Instance
 from slotproxy.instances.running.probe import Probe, resolve
 from slotproxy.instances.settings import SupplySettings
-from slotproxy.instances.slots.leases import Lease
+from slotproxy.instances.slots.lease import Lease
 from slotproxy.instances.upstream import Upstream
 from tests.instances.conftest import SOON, World, assert_nobody_on, pid_of, upstream_of
 

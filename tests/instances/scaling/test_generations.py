@@ -9,7 +9,8 @@ import pytest
 from slotproxy.instances.errors import ShuttingDown
 from slotproxy.instances.running.probe import Probe
 from slotproxy.instances.scaling.generations import Generations, NotMeasured, Obstacle, Run
-from slotproxy.instances.slots.leases import Answered, KnownLease, Lease, Leases
+from slotproxy.instances.slots.lease import Answered, KnownLease, Lease
+from slotproxy.instances.slots.leases import Leases
 from slotproxy.instances.slots.pool import Pool
 from slotproxy.instances.upstream import Upstream
 from tests.fake_engine import FakeEngine

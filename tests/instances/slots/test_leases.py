@@ -9,7 +9,8 @@ from slotproxy.instances.errors import InstanceError, NoInstances, QueueFull, Qu
 from slotproxy.instances.slotless import Slotless
 from slotproxy.instances.slots.beside import EACH
 from slotproxy.instances.slots.claim import Claim
-from slotproxy.instances.slots.leases import FORESEEN, Answered, KnownLease, Lease, Leases
+from slotproxy.instances.slots.lease import Answered, KnownLease, Lease
+from slotproxy.instances.slots.leases import FORESEEN, Leases
 from slotproxy.instances.slots.pool import NO_CLAIM, Pool
 from slotproxy.instances.slots.principal import USUAL_COST
 from slotproxy.instances.slots.routing import Policy, Seat, Wait, least_busy

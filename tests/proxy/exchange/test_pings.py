@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slotproxy.instances.errors import ShuttingDown
-from slotproxy.instances.slots.leases import Lease
+from slotproxy.instances.slots.lease import Lease
 from slotproxy.proxy.accounts.logs import access_logger
 from slotproxy.proxy.clients import connection
 from slotproxy.proxy.clients.access import Access
