@@ -65,6 +65,7 @@ class _Said(msgspec.Struct):
     output_tokens: Any = None
     input_tokens_details: _Details | None = None
     cache_read_input_tokens: Any = None
+    cache_creation_input_tokens: Any = None
     prompt_n: Any = None
     predicted_n: Any = None
     cache_n: Any = None
@@ -284,10 +285,13 @@ def _object_at(data: bytes, start: int) -> _Said:
 
 def _from_usage(said: _Said) -> Usage:
     details = said.prompt_tokens_details or said.input_tokens_details
-    cached = said.cache_read_input_tokens if details is None else details.cached_tokens
-    prompt = said.input_tokens if said.prompt_tokens is None else said.prompt_tokens
+    cached = _count(said.cache_read_input_tokens if details is None else details.cached_tokens)
+    prompt = _count(said.input_tokens if said.prompt_tokens is None else said.prompt_tokens)
+    if prompt is not None and said.prompt_tokens is None and details is None:
+        # Anthropic's are only those behind what was cached or is being cached; everybody else's are all of them.
+        prompt += (cached or 0) + (_count(said.cache_creation_input_tokens) or 0)
     completion = said.output_tokens if said.completion_tokens is None else said.completion_tokens
-    return Usage(_count(prompt), _count(completion), _count(cached))
+    return Usage(prompt, _count(completion), cached)
 
 
 def _from_timings(said: _Said) -> Usage:

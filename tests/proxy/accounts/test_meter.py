@@ -1,6 +1,7 @@
 import itertools
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,11 +83,30 @@ def test_llama_timings_stand_in_for_usage() -> None:
     assert find_usage(body) == Usage(prompt=31, completion=8, cached=10)
 
 
+@pytest.mark.parametrize(
+    ("usage", "prompt", "cached"),
+    [
+        ('"input_tokens": 7, "output_tokens": 3', 7, None),
+        ('"input_tokens": 7, "cache_read_input_tokens": 90, "output_tokens": 3', 97, 90),
+        (
+            '"input_tokens": 7, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 0, "output_tokens": 3',
+            27,
+            0,
+        ),
+        ('"input_tokens": 97, "input_tokens_details": {"cached_tokens": 90}, "output_tokens": 3', 97, 90),
+    ],
+)
+def test_prompt_tokens_are_all_of_the_prompt_whatever_the_api_calls_so(
+    usage: str, prompt: int, cached: int | None
+) -> None:
+    assert usage_of(f'{{"usage": {{{usage}}}}}'.encode()) == Usage(prompt=prompt, completion=3, cached=cached)
+
+
 def test_anthropic_usage_is_put_together_from_both_events_although_they_are_far_apart() -> None:
     start = b'event: message_start\ndata: {"message":{"usage":{"input_tokens":12,"cache_read_input_tokens":4}}}\n\n'
     end = b'event: message_delta\ndata: {"usage":{"output_tokens":99}}\n\n'
     between = b'event: content_block_delta\ndata: {"delta":{"text":"word"}}\n\n'
-    assert fed(start + end, []).usage() == Usage(prompt=12, completion=99, cached=4)
+    assert fed(start + end, []).usage() == Usage(prompt=16, completion=99, cached=4)
     assert fed(start + between * 400 + end, []).usage() == Usage(prompt=12, completion=99, cached=4)
     assert fed(start + between * 5000 + end, list(range(0, 300_000, 61))).usage() == Usage(12, 99, 4)
 
