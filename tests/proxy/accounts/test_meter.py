@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.proxy.accounts.meter import KEPT, MANY, Meter, Usage, find_usage
+from slotproxy.proxy.accounts.meter import KEPT, MANY, Meter, Usage, find_usage, usage_of
 
 USAGE = b'{"prompt_tokens":31,"completion_tokens":8,"total_tokens":39,"prompt_tokens_details":{"cached_tokens":5}}'
 STREAM = (
@@ -107,7 +107,7 @@ def test_anthropic_usage_is_put_together_from_both_events_although_they_are_far_
     end = b'event: message_delta\ndata: {"usage":{"output_tokens":99}}\n\n'
     between = b'event: content_block_delta\ndata: {"delta":{"text":"word"}}\n\n'
     assert fed(start + end, []).usage() == Usage(prompt=16, completion=99, cached=4)
-    assert fed(start + between * 400 + end, []).usage() == Usage(prompt=12, completion=99, cached=4)
+    assert fed(start + between * 400 + end, []).usage() == Usage(prompt=16, completion=99, cached=4)
     assert fed(start + between * 5000 + end, list(range(0, 300_000, 61))).usage() == Usage(12, 99, 4)
 
 
