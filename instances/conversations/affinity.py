@@ -7,7 +7,7 @@ What it expects comes from what the engines said of the answers before.
 """
 
 import enum
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from slotproxy.instances.conversations.figures import LEAST, Figures
@@ -82,13 +82,12 @@ class _There(NamedTuple):
 class _Look:
     """All that is known of one prompt, found once."""
 
-    __slots__ = ("claim", "home", "matches", "sizes", "stored", "there", "tokens")
+    __slots__ = ("claim", "home", "matches", "stored", "there", "tokens")
 
-    def __init__(self, claim: Claim, matches: Sequence[Match], tokens: float) -> None:
+    def __init__(self, claim: Claim, matches: Iterable[Match], tokens: float) -> None:
         self.claim = claim
-        self.matches = matches
+        self.matches = {match.record: match for match in matches}
         self.tokens = tokens  # of the whole prompt
-        self.sizes = {match.record: match.size for match in matches}  # bytes in common
         self.there: dict[Any, list[_There]] = {}  # by engine
         self.home: set[Any] = set()  # engines that have the latest of its session
         self.stored: dict[Hashable, tuple[Record, float]] = {}  # by build: whose has most, and tokens
@@ -115,7 +114,7 @@ class Affinity:
             return self.base(free)
         ways = [(self._way(seat, look, now), seat.member not in look.home, seat) for seat in free]
         best, _, seat = min(ways, key=_preference)
-        if self.waits and look.there:
+        if self.waits and look.matches:
             for busy in seats:
                 if busy.leased < busy.slots or busy.overflow or not self._may_have(busy, look):
                     continue
@@ -141,7 +140,7 @@ class Affinity:
         look = _Look(claim, self.index.matches(claim), claim.prefix.size / self.figures.text.value)
         if (latest := self.index.latest(claim)) is not None:
             look.home.update(member for member, _ in self.holdings.places(latest))
-        for match in look.matches:
+        for match in look.matches.values():
             for member, held in self.holdings.places(match.record):
                 tokens = self._alike(claim, match, held.prefix, held.tokens)
                 if tokens:
@@ -226,15 +225,16 @@ class Affinity:
             return 0.0
         likely = float(0.5 ** (max(0.0, now - held.record.used) / HALF_LIFE))
         saved = self.holdings.saved(held.record)
-        if saved is not None and saved.prefix is held.prefix:
+        if saved is not None and self.holdings.is_saved(held):
             return likely * self.figures.read.value * saved.size
-        in_common = look.sizes.get(held.record, 0) / self.figures.text.value
+        match = look.matches.get(held.record)
+        in_common = 0.0 if match is None else match.size / self.figures.text.value
         return likely * self.figures.computing(held.tokens - in_common)
 
     def _may_have(self, seat: Seat, look: _Look) -> bool:
         """Whether it has something of the prompt, or will once it has done what it is doing."""
         return seat.member in look.there or any(
-            turn.record in look.sizes for turn in self.holdings.home(seat.member).turns
+            turn.record in look.matches for turn in self.holdings.home(seat.member).turns
         )
 
     def _seconds_there(self, seat: Seat, look: _Look) -> float:
@@ -242,10 +242,9 @@ class Affinity:
         home = self.holdings.home(seat.member)
         _, have = self._have(seat, home, look)
         for turn in home.turns:
-            if turn.record in look.sizes:
-                blocks = common(look.claim.prefix.numbers, turn.claim.prefix.numbers)
-                size = min(look.claim.prefix.ends[blocks - 1], look.sizes[turn.record]) if blocks else 0
-                have = max(have, size / self.figures.text.value)
+            match = look.matches.get(turn.record)
+            if match is not None:
+                have = max(have, self._alike(look.claim, match, turn.claim.prefix, turn.record.tokens))
         return self.figures.computing(look.tokens - have)
 
     def _wait(self, seat: Seat, now: float) -> float:
@@ -287,8 +286,9 @@ class Affinity:
         record, size = turn.record, turn.claim.prefix.size
         record.used = now
         if prompt is not None:
-            answer, computed = completion or 0, prompt - (cached or 0)
+            answer = completion or 0
             record.tokens = prompt + answer
+            computed = _computed(turn, prompt, cached)
             self.figures.answered(
                 size=size, prompt=prompt, completion=answer, computed=computed, prefill=prefill, total=total
             )
@@ -395,6 +395,13 @@ class Affinity:
         """How many the engine is believed to hold."""
         home = self.holdings.home(member)
         return min(len(home.held), home.depth)
+
+
+def _computed(turn: Turn, prompt: int, cached: int | None) -> int | None:
+    """Tokens of the prompt that the engine computed; None: it does not say, and may have had some."""
+    if cached is not None:
+        return prompt - cached
+    return prompt if turn.result is Result.COLD else None
 
 
 def _preference(way: tuple[Way, bool, Seat]) -> tuple[bool, float, bool, bool, tuple[float, int, int]]:

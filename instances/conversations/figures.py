@@ -48,16 +48,19 @@ class Figures:
         return tokens >= LEAST and self.computing(tokens) > 4 * there_and_back
 
     def answered(
-        self, *, size: int, prompt: int, completion: int, computed: int, prefill: float | None, total: float
+        self, *, size: int, prompt: int, completion: int, computed: int | None, prefill: float | None, total: float
     ) -> None:
-        """An answer was complete: bytes of its prompt's text, tokens, and seconds until the first token and the end."""
+        """An answer was complete: bytes of its prompt's text, tokens, and seconds until the first token and the end.
+
+        None: not known. What is not known, and cannot be reckoned from what was measured, tells nothing.
+        """
         if size and prompt >= LEAST:
             self.text.observe(size / prompt)
-        if prefill is None:  # no stream: when its first token came can only be guessed
-            prefill = max(0.0, total - completion * self.token.value)
-        else:
+        if prefill is not None:
             self.decode.observe(total - prefill)
             if completion > 1:
                 self.token.observe((total - prefill) / (completion - 1))
-        if computed >= max(LEAST, 2 * completion):
+        elif self.token.is_measured:  # no stream: when its first token came follows from what tokens took elsewhere
+            prefill = total - completion * self.token.value
+        if prefill is not None and prefill > 0 and computed is not None and computed >= max(LEAST, 2 * completion):
             self.prefill.observe(prefill / computed)

@@ -21,18 +21,17 @@ MOST_MATCHES = 64  # records that are looked at for one prompt
 class Record:
     """One conversation. Compared by identity."""
 
-    __slots__ = ("prefix", "principal", "session", "tokens", "turns", "used")
+    __slots__ = ("prefix", "principal", "session", "tokens", "used")
 
     def __init__(self, principal: str, session: str | None, prefix: Prefix, now: float) -> None:
         self.principal = principal
         self.session = session  # what the client says it belongs to; None: it does not say
         self.prefix = prefix  # of the prompt that was sent last
         self.tokens = prefix.size // 4  # of that prompt and its answer, as the engine counted them once it has
-        self.turns = 0
         self.used = now
 
     def __repr__(self) -> str:
-        return f"<Record {self.principal!r} {self.session!r}, {self.tokens} tokens, {self.turns} turns>"
+        return f"<Record {self.principal!r} {self.session!r}, {self.tokens} tokens>"
 
 
 class Holders:
@@ -132,7 +131,8 @@ class Index:
                 if record in seen:
                     continue
                 seen.add(record)
-                size = claim.prefix.ends[depth] if self._may_use(claim, record) else self._shared(claim, depth)
+                own_text = claim.principal == record.principal
+                size = claim.prefix.ends[depth] if own_text else self._shared(claim, depth)
                 if size:
                     found.append(Match(record, size, continues=False))
                 if len(found) >= MOST_MATCHES:
@@ -185,9 +185,6 @@ class Index:
         depth = common(claim.prefix.numbers, record.prefix.numbers)
         return claim.prefix.ends[depth - 1] if depth else 0
 
-    def _may_use(self, claim: Claim, record: Record) -> bool:
-        return claim.principal == record.principal
-
     def _shared(self, claim: Claim, depth: int) -> int:
         """Bytes that somebody else's prompt has, and that two principals have sent."""
         if not self.shares:
@@ -221,7 +218,6 @@ class Index:
         if claim.session is not None and (not claim.session_is_weak or not claim.prefix.numbers):
             self._call(record, claim.session)
         record.used = now
-        record.turns += 1
         self._records[record] = None
         self._records.move_to_end(record)
         return record

@@ -191,16 +191,20 @@ class Turns:
 
     def _to_be_saved(self, upstream: Upstream) -> Held | None:
         held = self._affinity.to_be_saved(upstream) if upstream in self._engines else None
-        return None if held is None or self._had_others(upstream) or not self._may_save(upstream, held) else held
+        return (
+            None if held is None or self._may_be_others(upstream, held) or not self._may_save(upstream, held) else held
+        )
 
     def _may_save(self, upstream: Upstream, held: Held) -> bool:
         engine = self._engines.get(upstream)
         return not self._closed and engine is not None and self._savings.may_save(engine.build, held.tokens)
 
-    def _had_others(self, upstream: Upstream) -> bool:
-        """Whether its slot had another request after the conversation that it is known to have worked on last."""
+    def _may_be_others(self, upstream: Upstream, held: Held) -> bool:
+        """Whether its slot may hold something else: it had another request since, or that is not known, and the number
+        of tokens could not tell either.
+        """
         last = self._leases.last_grant(upstream)
-        return last is not None and last != self._affinity.holdings.home(upstream).grant
+        return not held.is_counted if last is None else last != self._affinity.holdings.home(upstream).grant
 
     def _is_time_to_save(self, held: Held) -> bool:
         """Whether nobody who waits, or is about to come, is delayed for longer than he would notice."""

@@ -319,10 +319,7 @@ class Exchange(Answer):
         else:
             lease.release()
         if lease.holds_slot:
-            if self._claim is None:
-                forwarder.rate.observe(now - self._began)
-            else:
-                self._observe_service(now)
+            self._observe_service(now)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)

@@ -418,3 +418,30 @@ def test_an_engine_that_finds_files_is_shown_those_of_others_when_its_conversati
     second = bench.ask(claim(SYSTEM, LONG, "answer", "three"))
     assert second is not None
     assert (second[1] == home, second[2].is_to_be_prepared) == (False, True)
+
+
+@pytest.mark.parametrize(("cached", "learned"), [(None, False), (1400, True)])
+def test_an_engine_that_does_not_say_what_it_had_teaches_nothing_of_prompts_it_may_have_had(
+    cached: int | None, learned: bool
+) -> None:
+    bench = Bench("a")
+    bench.whole(claim(SYSTEM, LONG))
+    before = bench.affinity.figures.prefill.value
+    taken = bench.ask(claim(SYSTEM, LONG, "answer", "two"))
+    assert taken is not None
+    bench.affinity.ended(taken[2], prompt=1500, completion=2, cached=cached, prefill=0.1, total=0.2, now=bench.now)
+    assert (bench.affinity.figures.prefill.value != before) is learned
+
+
+@pytest.mark.parametrize("first_line", ["billed 1", "billed 2"])
+def test_a_first_turn_that_is_nearly_computed_is_waited_for_also_if_a_line_changes(first_line: str) -> None:
+    bench = Bench("ab")
+    assert bench.ask(claim(first_line + SYSTEM, "agent " + LONG)) is not None
+    bench.now += 14.0
+    assert bench.ask(claim("billed 2" + SYSTEM, "agent " + LONG, "answer", "two")) is None
+
+
+def test_a_first_turn_that_has_just_begun_is_not_waited_for() -> None:
+    bench = Bench("ab")
+    assert bench.ask(claim(SYSTEM, "agent " + LONG)) is not None
+    assert bench.ask(claim(SYSTEM, "agent " + LONG, "answer", "two")) is not None

@@ -57,8 +57,21 @@ def test_where_there_was_no_stream_the_time_of_the_answer_is_taken_off() -> None
     answered(figures, prefill=None, completion=10, total=11.0)
     assert figures.prefill.value == pytest.approx(0.01)
     assert (figures.decode.is_measured, figures.token.value) == (False, 0.1)
-    answered(figures, prefill=None, completion=400, total=11.0)  # it cannot have taken less than no time
-    assert figures.prefill.value == pytest.approx(0.01 * (1 - SMOOTHING))
+    answered(figures, prefill=None, completion=400, total=11.0)  # 400 tokens take longer than that
+    assert figures.prefill.value == pytest.approx(0.01)
+
+
+def test_where_there_was_no_stream_and_no_token_was_timed_nothing_is_learned_of_prompts() -> None:
+    figures = Figures()
+    answered(figures, prefill=None, completion=10, total=0.3)
+    assert not figures.prefill.is_measured
+
+
+def test_where_it_is_not_known_how_much_was_computed_nothing_is_learned_of_prompts() -> None:
+    figures = Figures()
+    answered(figures, computed=None)
+    assert not figures.prefill.is_measured
+    assert figures.token.is_measured
 
 
 def test_a_short_prompt_tells_nothing_of_prompts() -> None:
