@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from slotproxy.instances.conversations.figures import LEAST, Figures
 from slotproxy.instances.conversations.holdings import Held, Holdings, Home
-from slotproxy.instances.conversations.index import Index, Match, Record, common
+from slotproxy.instances.conversations.index import Index, Match, Record
 from slotproxy.instances.conversations.store import Saved
-from slotproxy.instances.slots.claim import Claim, Prefix
+from slotproxy.instances.slots.claim import Claim, Prefix, common
 from slotproxy.instances.slots.routing import Policy, Seat, Wait, busyness, without_overflow
 
 BESIDE, DOUBTFUL = 0.8, 0.2  # of what an engine holds beside its slot, or perhaps holds, so much is counted on
@@ -153,9 +153,7 @@ class Affinity:
 
     def _alike(self, claim: Claim, match: Match, prefix: Prefix, tokens: int) -> float:
         """Tokens of the prompt that are in what was computed of `prefix`, of which there are `tokens`."""
-        blocks = common(claim.prefix.numbers, prefix.numbers)
-        size = min(claim.prefix.ends[blocks - 1], match.size) if blocks else 0
-        alike = size / self.figures.text.value
+        alike = min(claim.prefix.in_common(prefix), match.size) / self.figures.text.value
         if match.continues:
             alike = max(alike, self.figures.beyond.value * self._beyond(claim.prefix, prefix))
         return min(tokens, alike)
@@ -164,11 +162,11 @@ class Affinity:
         """Tokens that two turns of a conversation have in common if what comes before its first message does not count:
         a line there may change with every turn, and the engine leave it out.
         """
-        turns, blocks = common(one.turn_numbers, other.turn_numbers), common(one.numbers, other.numbers)
+        turns = common(one.turn_numbers, other.turn_numbers)
         if not turns:
             return 0.0
         size = one.size - one.turn_ends[-1] + one.turn_ends[turns - 1]
-        return 0.0 if blocks and one.ends[blocks - 1] >= size else size / self.figures.text.value
+        return 0.0 if one.in_common(other) >= size else size / self.figures.text.value
 
     def _way(self, seat: Seat, look: _Look, now: float) -> Way:
         home = self.holdings.home(seat.member)
@@ -313,9 +311,7 @@ class Affinity:
         if held is None or turn.restore is not None:
             return
         beyond = self._beyond(turn.claim.prefix, held.prefix)
-        blocks = common(turn.claim.prefix.numbers, held.prefix.numbers)
-        size = turn.claim.prefix.ends[blocks - 1] if blocks else 0
-        expected = min(held.tokens, size / self.figures.text.value)
+        expected = min(held.tokens, turn.claim.prefix.in_common(held.prefix) / self.figures.text.value)
         if beyond >= expected + LEAST:
             self.figures.beyond.observe(min(1.0, cached / beyond))
         elif expected >= max(LEAST, held.tokens / 2):  # else it tells little of whether the engine has it

@@ -125,7 +125,7 @@ class Index:
         own = self.conversation(claim)
         seen = set() if own is None else {own}
         if own is not None:
-            found.append(Match(own, self._size(claim, own), continues=True))
+            found.append(Match(own, claim.prefix.in_common(own.prefix), continues=True))
         for depth, holders in self._levels(numbers, self._holders):
             for record in reversed(holders):
                 if record in seen:
@@ -179,11 +179,6 @@ class Index:
                 else:
                     high = middle
             depth = low - 1
-
-    def _size(self, claim: Claim, record: Record) -> int:
-        """Bytes from the beginning that are the same."""
-        depth = common(claim.prefix.numbers, record.prefix.numbers)
-        return claim.prefix.ends[depth - 1] if depth else 0
 
     def _shared(self, claim: Claim, depth: int) -> int:
         """Bytes that somebody else's prompt has, and that two principals have sent."""
@@ -266,18 +261,6 @@ class Index:
 
 def _longest_first(matches: list[Match]) -> list[Match]:
     return sorted(matches, key=lambda match: -match.size)
-
-
-def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    """Blocks from the beginning that both have."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high) // 2
-        if one[middle] == other[middle]:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 def _goes_on(claim: Claim, record: Record, depth: int, from_turns: bool) -> bool:

@@ -17,6 +17,7 @@ from slotproxy.instances.conversations.affinity import LONGEST_DELAY, Affinity, 
 from slotproxy.instances.conversations.hard_links import OwnFolders
 from slotproxy.instances.conversations.holdings import Held
 from slotproxy.instances.conversations.savings import Kept, NotRead, Savings
+from slotproxy.instances.conversations.store import Saved
 from slotproxy.instances.profiles import fingerprint
 from slotproxy.instances.profiles.launch import Launch, Place
 from slotproxy.instances.profiles.profile import Kv
@@ -103,7 +104,7 @@ class Turns:
         for other in [one for one in self._engines if one.instance == upstream.instance and one is not upstream]:
             self.left(other)
 
-    def recall(self, saved: Any) -> None:
+    def recall(self, saved: Saved) -> None:
         """A conversation that an earlier proxy saved."""
         claim = Claim(principal=saved.principal, prefix=saved.prefix)
         record = self._affinity.index.note(claim, monotonic())

@@ -32,8 +32,25 @@ class Prefix:
         """Bytes of all of it."""
         return self.ends[-1] if self.ends else 0
 
+    def in_common(self, other: "Prefix") -> int:
+        """Bytes from the beginning that are the same in both."""
+        blocks = common(self.numbers, other.numbers)
+        return self.ends[blocks - 1] if blocks else 0
+
 
 NO_PREFIX = Prefix()
+
+
+def common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Blocks from the beginning that both have, by their numbers."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high) // 2
+        if one[middle] == other[middle]:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

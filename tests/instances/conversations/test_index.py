@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotproxy.instances.conversations.index import Index, common
+from slotproxy.instances.conversations.index import Index
 from slotproxy.instances.slots.claim import Claim
 from tests.conversations_text import claim
 
@@ -191,17 +191,6 @@ def test_the_index_counts_what_it_holds_and_is_empty_when_all_is_dropped(asked: 
         index.drop(next(iter(index)))
     assert index.blocks == 0
     assert not any(index.matches(claim(system, *turns)) for system, turns, _ in asked)
-
-
-@given(st.lists(st.integers(0, 3)), st.lists(st.integers(0, 3)))
-def test_common_is_the_length_of_the_equal_beginning(one: list[int], other: list[int]) -> None:
-    def chained(values: list[int]) -> tuple[int, ...]:
-        return tuple(hash(tuple(values[: end + 1])) for end in range(len(values)))
-
-    expected = 0
-    while expected < min(len(one), len(other)) and one[expected] == other[expected]:
-        expected += 1
-    assert common(chained(one), chained(other)) == expected
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
