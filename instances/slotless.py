@@ -37,6 +37,12 @@ class Slotless:
     def __or__(self, other: "Slotless") -> "Slotless":
         return self if other.entries <= self.entries else Slotless(self.entries | other.entries)
 
+    @property
+    def posted(self) -> frozenset[str] | None:
+        """The paths of POST; None: they are not all that `has` looks at."""
+        exact, beginnings = self._by_method.get("POST", (frozenset[str](), ()))
+        return None if beginnings else exact
+
     def has(self, method: str, path: str) -> bool:
         """Whether a request for `path`, which is without its query, needs no slot."""
         found = self._by_method.get(method)

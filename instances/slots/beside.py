@@ -36,9 +36,8 @@ class Beside:
 
     def _answer(self, requests: Slotless) -> None:
         self._requests = requests
-        self.concerns = (
-            requests.has
-        )  # whether somebody answers such a request so; asked of every one, so it is one call
+        self.posted = requests.posted
+        self.concerns = requests.has  # whether somebody answers such a request so
 
     def out(self, upstream: Upstream) -> int:
         """How many it has, also after it was withdrawn."""

@@ -233,7 +233,7 @@ class Pool(Generic[M]):
         if seat is None:
             return False
         seat.leased -= 1
-        return bool(self._queue)
+        return len(self._queue) > 0
 
     def served(self, ticket: Ticket, tokens: float, now: float) -> None:
         """What a lease cost, see `principal.cost`."""

@@ -35,7 +35,6 @@ _PATHS = frozenset(
         *("/completion", "/infill", "/api/chat", "/api/generate"),
     ]
 )
-_SAYING = frozenset({PRIORITY, *SESSIONS})
 _CLAUDE_CODE = re.compile(r"(?:_session_|\"session_id\" ?: ?\")([0-9A-Fa-f-]{36})(?:\"|$)")
 
 
@@ -62,9 +61,7 @@ Session = tuple[str, bool]  # its name, and whether it is weak
 
 def worth_a_look(head: RequestHead, body: bytes) -> bool:
     """Whether `claim_of` may find anything that matters."""
-    if head.method != "POST" or head.path not in _PATHS:
-        return False
-    return len(body) >= SMALLEST or not _SAYING.isdisjoint(head.named)
+    return (len(body) >= SMALLEST or head.names_session) and head.method == "POST" and head.path in _PATHS
 
 
 def claim_of(head: RequestHead, body: bytes, principal: str) -> Claim:

@@ -14,7 +14,7 @@ from typing import Any
 import httptools
 
 from slotproxy.proxy.errors import head_too_large, malformed, not_implemented
-from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, SESSIONS
+from slotproxy.proxy.headers import CREDENTIALS, NOT_TO_ENGINE, PRIORITY, SESSIONS
 
 MAX_LINE = 16 * 1024  # bytes of a request line, and of one header field
 MAX_HEAD = 64 * 1024  # bytes of a head, its empty line included
@@ -32,6 +32,7 @@ _READ_HERE = frozenset(
 _FOR_US = frozenset({b"host", b"content-length", b"transfer-encoding"})  # may be there once, and never pass
 _CONNECTION = frozenset({b"connection", b"proxy-connection"})  # the second is no standard, and says close all the same
 _NO_NAMES: frozenset[bytes] = frozenset()
+_SAYING = frozenset({PRIORITY, *SESSIONS})
 
 SPECIAL = _READ_HERE | NOT_TO_ENGINE | CREDENTIALS
 """Lower-case names of the fields that are read here, or that some engine must not get; all others pass to every one."""
@@ -57,8 +58,8 @@ class RequestHead:
     """One request's start line and fields, checked as far as HTTP goes."""
 
     __slots__ = (
-        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "nominated", "path",
-        "special", "target", "way", "written",
+        "chunked", "has_length", "http11", "keep_alive", "length", "lines", "method", "named", "names_session",
+        "nominated", "path", "special", "target", "way", "written",
     )  # fmt: skip
 
     def __init__(self, method: bytes, target: bytes, *, http11: bool) -> None:
@@ -72,6 +73,7 @@ class RequestHead:
         self.lines: list[bytes] = []  # of the fields that pass to every engine, as they came
         self.special: list[tuple[bytes, bytes]] = []  # of the others: lower-case name, and the line as it came
         self.named: dict[bytes, bytes] = {}  # values of the special ones; of several the first
+        self.names_session = False  # or says how urgent it is: whoever gives out slots wants to know
         self.nominated = _NO_NAMES  # by `Connection`, lower case: fields for this connection alone
         self.way: tuple[object, Any] | None = None  # by whose rules it was let in, and where it goes
         self.written: dict[object, bytes] = {}  # by who wrote it: what became of it for an engine
@@ -239,6 +241,7 @@ def _read(raw: bytes) -> RequestHead:
             raise malformed(f"The header field {meaning.decode()} is there twice.")
         else:
             repeated = True
+    head.names_session = not _SAYING.isdisjoint(named)
     wish = named.get(b"connection")
     if (wish is not None and (repeated or not http11 or wish != b"keep-alive")) or b"proxy-connection" in named:
         _connect(head)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from slotproxy.instances.errors import InstanceError
 from slotproxy.instances.slots.claim import Claim
 from slotproxy.instances.slots.lease import Answered, Lease
+from slotproxy.instances.slots.pool import NOBODY
 from slotproxy.instances.slots.principal import expected_cost
 from slotproxy.instances.upstream import Upstream
 from slotproxy.proxy import errors
@@ -117,9 +118,10 @@ class Exchange(Answer):
                     return
                 if wanted is not bodies.NOTHING:
                     self.expects_stream = wanted.streaming
-                if forwarder.leases.has_choice and worth_a_look(self.request, body):
-                    self._claim = forwarder.claim(self.request, body, self._client.peer)
-                lease = forwarder.leases.at_once(self.request.method, self.request.path, claim=self._claim)
+                request, leases = self.request, forwarder.leases
+                if leases.has_choice and worth_a_look(request, body):
+                    self._claim = forwarder.claim(request, body, self._client.peer)
+                lease = leases.at_once(request.method, request.path, NOBODY, self._claim)
                 if lease is None:
                     self._task = forwarder.run(self._fetch())
                     return
@@ -319,7 +321,10 @@ class Exchange(Answer):
         else:
             lease.release()
         if lease.holds_slot:
-            self._observe_service(now)
+            if self._claim is None:  # as it mostly is: a call less
+                forwarder.rate.observe(now - self._began)
+            else:
+                self._observe_service(now)
         self._over = True
         forwarder.active.discard(self)
         forwarder.metrics.finished(outcome)

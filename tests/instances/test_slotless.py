@@ -60,3 +60,9 @@ def test_what_is_no_entry_is_found_out(entry: str) -> None:
 
 def test_its_repr_tells_its_entries() -> None:
     assert repr(Slotless(["GET /b", "/a"])) == "Slotless(['/a', 'GET /b'])"
+
+
+def test_paths_that_are_posted_are_told_where_they_are_all_there_is() -> None:
+    assert Slotless(["POST /a", "/b", "GET /c"]).posted == {"/a", "/b"}
+    assert Slotless(["GET /c*"]).posted == frozenset()
+    assert Slotless(["POST /a", "/b*"]).posted is None
