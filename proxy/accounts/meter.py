@@ -231,12 +231,12 @@ def usage_of(body: bytes) -> Usage:
     except msgspec.DecodeError:
         said = None
     if said is not None:
-        prompt, completion = said.prompt_tokens, said.completion_tokens
-        details = said.prompt_tokens_details or said.input_tokens_details
-        if type(prompt) is int and type(completion) is int and details is None and prompt >= 0 <= completion:
-            cached = said.cache_read_input_tokens
+        prompt, completion, details = said.prompt_tokens, said.completion_tokens, said.prompt_tokens_details
+        cached = said.cache_read_input_tokens if details is None else details.cached_tokens
+        is_plain = type(prompt) is type(completion) is int and prompt >= 0 <= completion
+        if is_plain and (cached is None or (type(cached) is int and cached >= 0)):
             # As most say it. One for each short answer: the class's own constructor costs three times as much.
-            return tuple.__new__(Usage, (prompt, completion, None if cached is None else _count(cached)))
+            return tuple.__new__(Usage, (prompt, completion, cached))
         if (found := _from_usage(said)).is_whole:
             return found
     meter = Meter(stream=False)

@@ -87,6 +87,10 @@ def test_llama_timings_stand_in_for_usage() -> None:
     ("usage", "prompt", "cached"),
     [
         ('"input_tokens": 7, "output_tokens": 3', 7, None),
+        ('"prompt_tokens": 7, "completion_tokens": 3', 7, None),
+        ('"prompt_tokens": 97, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 90}', 97, 90),
+        ('"prompt_tokens": 97, "completion_tokens": 3, "prompt_tokens_details": {}', 97, None),
+        ('"prompt_tokens": 97, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": -1}', 97, None),
         ('"input_tokens": 7, "cache_read_input_tokens": 90, "output_tokens": 3', 97, 90),
         (
             '"input_tokens": 7, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 0, "output_tokens": 3',
